@@ -1,0 +1,1 @@
+"""An asyncio event loop on Linux io_uring: the public names, nothing else."""

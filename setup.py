@@ -1,0 +1,35 @@
+"""Builds every Cython module of the package; a C compiler and Cython are all it needs."""
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+PACKAGE = Path("aiouring")
+
+# A test build adds its flags here (the address sanitizer, for one); nothing else reads the environment.
+EXTRA_FLAGS = os.environ.get("AIOURING_CFLAGS", "").split()
+
+extensions = [
+    Extension(
+        ".".join(source.with_suffix("").parts),
+        [str(source)],
+        include_dirs=[str(PACKAGE / "include")],
+        extra_compile_args=["-O2", "-Wall", "-Wno-unused-function", *EXTRA_FLAGS],
+        extra_link_args=EXTRA_FLAGS,
+        depends=[str(header) for header in sorted(PACKAGE.glob("include/*.h"))],
+    )
+    for source in sorted(PACKAGE.glob("*.pyx"))
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        language_level=3,
+        nthreads=os.cpu_count() or 1,
+        compiler_directives={
+            "embedsignature": True,
+            "freethreading_compatible": False,
+        },
+    ),
+)
