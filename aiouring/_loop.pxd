@@ -1,0 +1,58 @@
+# The native part of the loop: ready queue, timers, one turn, wake-ups. See _loop.pyx.
+# cimported by: the transports and every room that submits requests.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from aiouring._handle cimport Handle, TimerHandle, TimerHeap
+from aiouring._op cimport OpTable
+from aiouring._ring cimport BufferRing, Ring
+from aiouring.uapi cimport io_uring_cqe
+
+
+# Something that queues its requests at the end of the turn, so that all that was asked for in the turn goes out together.
+cdef class Flushable:
+    cdef bint flush_queued
+
+    cdef int flush(self) except -1
+
+
+cdef class LoopCore:
+    # Names that asyncio.BaseEventLoop's Python code reads and writes; fields of ours, so that native code sees the same values.
+    cdef public bint _closed, _stopping, _debug
+    cdef public object _thread_id, _current_handle, slow_callback_duration
+    cdef public double _clock_resolution
+
+    cdef Ring ring
+    cdef OpTable ops
+    cdef TimerHeap timers
+    cdef list ready, ready_spare                # Handles, in the order in which they run
+    cdef list flush_list, flush_spare           # Flushables
+    cdef io_uring_cqe batch[256]                # reaped and not yet dispatched
+    cdef uint32_t batch_next, batch_count
+    cdef long ring_thread                       # the kernel's id of the ring's only issuer, 0 before the first run
+    cdef bint sleeping, wake_written
+    cdef object wake_pipe                       # WakePipe
+    cdef int wake_write_fd
+    cdef uint64_t turns
+    cdef BufferRing stream_buffers, datagram_buffers
+
+    cdef int check_open(self) except -1
+    cdef Handle add_ready(self, object callback, tuple args, object context)    # call_soon for native callers
+    cdef int schedule_flush(self, Flushable flushable) except -1
+    cdef BufferRing get_stream_buffers(self)        # made at the first use, remade when the ring is replaced: do not keep
+    cdef BufferRing get_datagram_buffers(self)      # each holds a whole UDP datagram, its address and its header
+    cdef int submit_now(self) except -1             # for what must reach the kernel before this call returns
+
+    cdef double now(self) noexcept
+    cdef int turn(self) except -1
+    cdef int flush_all(self) except -1
+    cdef int64_t time_to_wait_ns(self) except? -2
+    cdef int enter(self, int64_t timeout_ns) except -1
+    cdef int dispatch(self) except -1
+    cdef int deliver_timed(self, io_uring_cqe *cqe) except -1
+    cdef int run_timers(self) except -1
+    cdef int run_ready(self) except -1
+    cdef int run_timed(self, Handle handle) except -1
+    cdef int wake(self) except -1
+    cdef move_ring(self)
+    cdef finish_requests(self)

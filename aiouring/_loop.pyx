@@ -1,0 +1,503 @@
+"""The native part of the event loop: what runs once a turn or once a callback.
+
+One turn: flush (transports queue their sends, readers re-arm) → one io_uring_enter (submit, wait, GIL released) → reap and dispatch CQEs →
+due timers → ready callbacks. A turn that has callbacks to run and nothing for the kernel makes no system call at all.
+
+Used by `loop.Loop`, which joins it with asyncio.BaseEventLoop, and by the transports. Calls `_op`, `_ring`, `_handle`.
+
+Who owns what: the loop owns its ring, its request table, its buffer rings and its wake-up pipe, and frees them in _close_ring(), after the
+last CQE of every request. Ready and flush lists are Python lists, so that the garbage collector sees through an abandoned loop.
+
+Threads: only the thread that runs the loop submits. Others append to the ready list (under the GIL) and write to the wake-up pipe if the
+loop sleeps; `sleeping` is set and read under the GIL, so no wake-up is lost and none is written twice.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport Py_INCREF
+from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR
+from libc.math cimport ceil
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close as posix_close
+from posix.unistd cimport write as posix_write
+
+from aiouring._handle cimport Handle, TimerHandle, TimerHeap, new_handle, new_timer_handle
+from aiouring._op cimport OpTable
+from aiouring._prep cimport prep_read
+from aiouring._ring cimport BufferRing, Ring
+from aiouring.uapi cimport *
+
+import asyncio
+import os
+import sys
+import time
+import weakref
+from asyncio import base_events, format_helpers
+from asyncio.log import logger
+
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
+
+cdef extern from "<sys/syscall.h>" nogil:
+    long SYS_gettid
+
+cdef enum:
+    BATCH_CQES = 256
+    STREAM_BUFFERS = 256
+    STREAM_BUFFER_BYTES = 16384
+    DATAGRAM_BUFFERS = 16
+    # 64 KiB of payload, io_uring_recvmsg_out, and the largest socket address.
+    DATAGRAM_BUFFER_BYTES = 65536 + 512
+    CLOSE_WAIT_ROUNDS = 50
+
+cdef int64_t LONGEST_WAIT_NS = 24 * 3600 * 1000000000
+cdef int64_t CLOSE_WAIT_NS = 100000000
+
+cdef object asyncio_Future = asyncio.Future
+
+
+cdef class Flushable:
+    cdef int flush(self) except -1:
+        raise NotImplementedError
+
+
+cdef class WakePipe:
+    """The pipe that ends a wait from outside: other threads write a zero byte, the signal module a signal's number.
+
+    Its read refers to the loop weakly: a loop that was dropped unclosed must be found by the garbage collector.
+    """
+
+    cdef object loop_ref
+    cdef readonly int read_fd, write_fd
+    cdef char buffer[256]
+
+    def __cinit__(self, LoopCore loop not None):
+        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.write_fd, False)   # a writer never waits: a full pipe wakes the loop as well
+        self.loop_ref = weakref.ref(loop)
+
+    cdef int arm(self, OpTable ops) except -1:
+        prep_read(ops.begin(self, WakePipe.complete, 0), self.read_fd, self.buffer, sizeof(self.buffer), <uint64_t>-1)
+        return 0
+
+    @staticmethod
+    cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
+        cdef WakePipe self = <WakePipe>owner
+        cdef LoopCore loop = self.loop_ref()
+        if loop is None:
+            return 0
+        loop.wake_written = False
+        signals = self.buffer[:res].replace(b"\0", b"") if res > 0 else b""
+        self.arm(loop.ops)
+        if signals:
+            loop._process_signals(signals)
+        return 0
+
+    def close(self):
+        if self.read_fd >= 0:
+            posix_close(self.read_fd)
+            posix_close(self.write_fd)
+            self.read_fd = self.write_fd = -1
+
+    def __dealloc__(self):
+        if self.read_fd > 0:
+            posix_close(self.read_fd)
+            posix_close(self.write_fd)
+
+
+cdef class LoopCore:
+    """Scheduling and completions. Not for use by itself: see aiouring.Loop."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.ring = Ring()
+        self.ops = OpTable(self.ring)
+        self.timers = TimerHeap()
+        self.ready, self.ready_spare = [], []
+        self.flush_list, self.flush_spare = [], []
+        self.slow_callback_duration = 0.1
+        self._clock_resolution = time.get_clock_info("monotonic").resolution
+        self.wake_pipe = WakePipe(self)
+        self.wake_write_fd = self.wake_pipe.write_fd
+        (<WakePipe>self.wake_pipe).arm(self.ops)
+
+    # -- scheduling -------------------------------------------------------------------------------------------------------------------
+
+    cdef double now(self) noexcept:
+        cdef timespec ts
+        clock_gettime(CLOCK_MONOTONIC, &ts)
+        return <double>ts.tv_sec + <double>ts.tv_nsec * 1e-9
+
+    def time(self):
+        """The loop's clock in seconds: CLOCK_MONOTONIC, as time.monotonic()."""
+        return self.now()
+
+    def get_debug(self):
+        """Whether debug mode is on."""
+        return self._debug
+
+    def create_future(self):
+        """A new asyncio.Future of this loop."""
+        return asyncio_Future(loop=self)
+
+    cdef int check_open(self) except -1:
+        if self._closed:
+            raise RuntimeError("Event loop is closed")
+        if self.ring.foreign_process():
+            raise RuntimeError("this event loop belongs to the parent process: a forked child must make a loop of its own")
+        return 0
+
+    cdef Handle add_ready(self, object callback, tuple args, object context):
+        cdef Handle handle
+        self.check_open()
+        handle = new_handle(self, callback, args, context)
+        if self._debug:
+            handle._source_traceback = format_helpers.extract_stack(sys._getframe())
+        self.ready.append(handle)
+        return handle
+
+    def call_soon(self, callback, *args, context=None):
+        """Run `callback(*args)` in the next turn, in order of the calls. Returns a handle with cancel()."""
+        if self._debug:
+            self.check_open()
+            self._check_thread()
+            self._check_callback(callback, "call_soon")
+        return self.add_ready(callback, args, context)
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        """call_soon() for other threads and for signal handlers: wakes the loop."""
+        cdef Handle handle
+        if self._debug:
+            self.check_open()
+            self._check_callback(callback, "call_soon_threadsafe")
+        handle = self.add_ready(callback, args, context)
+        self.wake()
+        return handle
+
+    def call_later(self, delay, callback, *args, context=None):
+        """Run `callback(*args)` after `delay` seconds. Returns a timer handle with cancel() and when()."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        return self.add_timer(self.now() + delay, callback, args, context, "call_later")
+
+    def call_at(self, when, callback, *args, context=None):
+        """Run `callback(*args)` at `when` on the clock of time(), in seconds. Returns a timer handle."""
+        if when is None:
+            raise TypeError("when cannot be None")
+        return self.add_timer(when, callback, args, context, "call_at")
+
+    def add_timer(self, double when, callback, tuple args, context, method):
+        cdef TimerHandle handle
+        self.check_open()
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, method)
+        handle = new_timer_handle(self, callback, args, context, when)
+        if self._debug:
+            handle._source_traceback = format_helpers.extract_stack(sys._getframe())
+        self.timers.push(handle)
+        return handle
+
+    def _timer_handle_cancelled(self, handle):
+        """asyncio.TimerHandle calls this; ours count in their heap."""
+
+    cdef int schedule_flush(self, Flushable flushable) except -1:
+        if not flushable.flush_queued:
+            flushable.flush_queued = True
+            self.flush_list.append(flushable)
+        return 0
+
+    # -- wake-ups ---------------------------------------------------------------------------------------------------------------------
+
+    cdef int wake(self) except -1:
+        cdef char byte = 0
+        if self.sleeping and not self.wake_written:
+            self.wake_written = True
+            posix_write(self.wake_write_fd, &byte, 1)       # fails only when the pipe is full, and then it wakes all the same
+        return 0
+
+    def _write_to_self(self):
+        self.wake()
+
+    def _wake_fd(self):
+        """Where signal.set_wakeup_fd() shall write."""
+        return self.wake_write_fd
+
+    # -- one turn ---------------------------------------------------------------------------------------------------------------------
+
+    def _run_once(self):
+        """Turn until stop() is called. asyncio.BaseEventLoop.run_forever() calls this between its set-up and its clean-up."""
+        while True:
+            self.turn()
+            if self._stopping:
+                return
+
+    cdef int turn(self) except -1:
+        cdef int64_t timeout_ns
+        self.turns += 1
+        self.flush_all()
+        timeout_ns = self.time_to_wait_ns()
+        if timeout_ns != 0 or self.ring.has_work():
+            self.enter(timeout_ns)
+        self.dispatch()
+        self.run_timers()
+        self.run_ready()
+        return 0
+
+    cdef int flush_all(self) except -1:
+        cdef list flushables = self.flush_list
+        cdef Flushable flushable
+        if not flushables:
+            return 0
+        self.flush_list = self.flush_spare
+        for flushable in flushables:
+            flushable.flush_queued = False
+            try:
+                flushable.flush()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self.call_exception_handler({"message": f"Queueing requests of {flushable!r} failed", "exception": exc})
+        flushables.clear()
+        self.flush_spare = flushables
+        return 0
+
+    cdef int64_t time_to_wait_ns(self) except? -2:
+        cdef TimerHandle first
+        cdef double wait_ns
+        if self.ready or self._stopping or self.batch_next != self.batch_count:
+            return 0
+        if self.ring.cq_ready():
+            return 0
+        first = self.timers.first()
+        if first is None:
+            return -1
+        wait_ns = ceil((first._when - self.now()) * 1e9)
+        if not wait_ns > 0:
+            return 0
+        return LONGEST_WAIT_NS if wait_ns > LONGEST_WAIT_NS else <int64_t>wait_ns
+
+    cdef int enter(self, int64_t timeout_ns) except -1:
+        cdef uint32_t wait_nr = 0 if timeout_ns == 0 else 1
+        cdef int rc
+        self.sleeping = wait_nr != 0
+        with nogil:
+            rc = self.ring.enter(wait_nr, timeout_ns)
+        self.sleeping = False
+        # EAGAIN and EBUSY: the kernel wants completions reaped first, which is what comes next. EINTR and ETIME: the wait ended.
+        if rc < 0 and rc != -EINTR and rc != -ETIME and rc != -EAGAIN and rc != -EBUSY:
+            if rc == -EBADR:
+                logger.error("io_uring lost completions: the kernel had no memory for its overflow list")
+            else:
+                raise OSError(-rc, f"io_uring_enter failed: {os.strerror(-rc)}")
+        PyErr_CheckSignals()
+        return 0
+
+    cdef int dispatch(self) except -1:
+        cdef uint32_t reaped = 0
+        cdef io_uring_cqe *cqe
+        while True:
+            # What an exception (KeyboardInterrupt) left in the batch comes first: nothing reaped is ever lost.
+            while self.batch_next < self.batch_count:
+                cqe = &self.batch[self.batch_next]
+                self.batch_next += 1
+                try:
+                    if self._debug:
+                        self.deliver_timed(cqe)
+                    else:
+                        self.ops.deliver(cqe)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as exc:
+                    self.call_exception_handler({"message": "Exception while a completion was handled", "exception": exc})
+            if reaped >= self.ring.cq_entries:
+                return 0            # timers and callbacks get their turn even under a flood
+            self.batch_next = 0
+            self.batch_count = self.ring.reap(self.batch, BATCH_CQES)
+            if self.batch_count == 0:
+                return 0
+            reaped += self.batch_count
+
+    cdef int deliver_timed(self, io_uring_cqe *cqe) except -1:
+        owner = self.ops.owner_of(cqe.user_data)
+        cdef double start = self.now()
+        self.ops.deliver(cqe)
+        cdef double spent = self.now() - start
+        if spent >= self.slow_callback_duration:
+            logger.warning("Executing %r took %.3f seconds", owner, spent)
+        return 0
+
+    cdef int run_timers(self) except -1:
+        cdef double due
+        cdef TimerHandle handle
+        cdef TimerHeap timers = self.timers
+        if not timers.items:
+            return 0
+        if timers.cancelled > 100 and timers.cancelled * 2 > len(timers.items):
+            timers.drop_cancelled()
+        due = self.now() + self._clock_resolution
+        while True:
+            handle = timers.first()
+            if handle is None or handle._when >= due:
+                return 0
+            timers.pop()
+            self.ready.append(handle)
+
+    cdef int run_ready(self) except -1:
+        # Only what is ready now: callbacks that these add wait for the next turn, so that completions are not starved.
+        cdef list handles = self.ready
+        cdef Py_ssize_t count = len(handles), index = 0
+        cdef Handle handle
+        if count == 0:
+            return 0
+        self.ready = self.ready_spare
+        try:
+            while index < count:
+                handle = <Handle>handles[index]
+                handles[index] = None       # what a callback held is released right after it ran, as in asyncio
+                index += 1
+                if handle._cancelled:
+                    continue
+                if self._debug:
+                    self.run_timed(handle)
+                else:
+                    handle.run()
+            handle = None
+        finally:
+            if index < count:               # KeyboardInterrupt or SystemExit: the rest keeps its place
+                self.ready = handles[index:] + self.ready
+                self.ready_spare = []
+            else:
+                handles.clear()
+                self.ready_spare = handles
+        return 0
+
+    cdef int run_timed(self, Handle handle) except -1:
+        cdef double start, spent
+        try:
+            self._current_handle = handle
+            start = self.now()
+            handle.run()
+            spent = self.now() - start
+            if spent >= self.slow_callback_duration:
+                logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), spent)
+        finally:
+            self._current_handle = None
+        return 0
+
+    cdef int submit_now(self) except -1:
+        cdef int rc
+        if self.ops.issuer == 0 or not self.ring.queued():
+            return 0
+        with nogil:
+            rc = self.ring.enter(0, 0)
+        return 0
+
+    # -- buffers ----------------------------------------------------------------------------------------------------------------------
+
+    cdef BufferRing get_stream_buffers(self):
+        if self.stream_buffers is None:
+            self.stream_buffers = self.ring.make_buffer_ring(STREAM_BUFFERS, STREAM_BUFFER_BYTES)
+        return self.stream_buffers
+
+    cdef BufferRing get_datagram_buffers(self):
+        if self.datagram_buffers is None:
+            self.datagram_buffers = self.ring.make_buffer_ring(DATAGRAM_BUFFERS, DATAGRAM_BUFFER_BYTES)
+        return self.datagram_buffers
+
+    # -- threads, processes, end --------------------------------------------------------------------------------------------------------
+
+    def _attach(self):
+        """Make the calling thread the one that submits. Called when the loop starts to run."""
+        cdef long thread = syscall(SYS_gettid)
+        self.check_open()
+        if self.ring_thread == 0:
+            self.ring.enable()
+            self.ring_thread = thread
+        elif self.ring_thread != thread:
+            self.move_ring()
+            self.ring_thread = thread
+        self.ring.adopt_fd()
+        self.ops.issuer = PyThread_get_thread_ident()
+
+    def _detach(self):
+        """The loop stops running: submit what its last callbacks asked for, and let go of the thread."""
+        if self.ring.foreign_process():
+            return
+        self.flush_all()
+        self.submit_now()
+        self.ring.disown_fd()
+        self.ops.issuer = 0
+
+    cdef move_ring(self):
+        """The loop runs in another thread than before, which the kernel does not let submit to the old ring: go on with a new one.
+
+        What has completed is dispatched first. Closing the old ring ends its other requests without having moved a byte (receives and
+        sends happen only inside its thread's own enters), so their owners begin them again on the new one.
+        """
+        cdef Ring old = self.ring
+        cdef Ring new = Ring()
+        new.enable()
+        self.dispatch()
+        old.close()
+        self.ring = new
+        self.stream_buffers = None
+        self.datagram_buffers = None
+        self.ops.replace_ring(new)
+
+    def _close_ring(self):
+        """End every request, wait for the last CQEs, free the ring. The loop is closed afterwards."""
+        cdef bint forked = self.ring.foreign_process()
+        self.ready.clear()
+        self.timers.clear()
+        if not forked and (self.ring_thread == 0 or self.ring_thread == syscall(SYS_gettid)):
+            self.finish_requests()
+        self.ops.closed = True
+        self.flush_list.clear()
+        self.ring.close()
+        self.ops.abandon()
+        self.wake_pipe.close()
+        self.wake_write_fd = -1
+
+    cdef finish_requests(self):
+        cdef int rounds
+        cdef uint32_t index, count
+        if self.ring_thread == 0:
+            self.ring.enable()
+            self.ring_thread = syscall(SYS_gettid)
+        self.ops.issuer = PyThread_get_thread_ident()
+        self.ops.cancel_all()
+        self.ops.closed = True
+        for rounds in range(CLOSE_WAIT_ROUNDS):
+            while self.batch_next < self.batch_count:
+                self.ops.discard(&self.batch[self.batch_next])
+                self.batch_next += 1
+            self.batch_next = 0
+            self.batch_count = self.ring.reap(self.batch, BATCH_CQES)
+            if self.batch_count:
+                continue
+            if self.ops.in_flight == 0:
+                return
+            with nogil:
+                self.ring.enter(1, CLOSE_WAIT_NS)
+        logger.warning("%d requests did not end within %.1f s of the loop's close; their memory is kept", self.ops.in_flight,
+                       CLOSE_WAIT_ROUNDS * CLOSE_WAIT_NS * 1e-9)
+        Py_INCREF(self.ops)     # the kernel may still write there
+
+    def ring_stats(self):
+        """Counters of this loop: turns, enters, requests in flight (slots_in_use), free and total receive buffers, stale CQEs."""
+        cdef uint32_t total = 0, out = 0
+        for buffers in (self.stream_buffers, self.datagram_buffers):
+            if buffers is not None:
+                total += (<BufferRing>buffers).entries
+                out += (<BufferRing>buffers).outstanding
+        return {
+            "turns": self.turns,
+            "enters": self.ring.enters,
+            "slots_in_use": self.ops.in_flight,
+            "buffers_total": total,
+            "buffers_free": total - out,
+            "stale_cqes": self.ops.stale_cqes,
+            "setup_flags": self.ring.setup_flags,
+            "features": self.ring.features,
+        }

@@ -1,0 +1,58 @@
+# One request in flight: a slot with a generation, a completion callback, and the object that owns the request's memory. See _op.pyx.
+# cimported by: _loop and every room that submits requests.
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from aiouring._ring cimport Ring
+from aiouring.uapi cimport io_uring_cqe, io_uring_sqe
+
+# Called with the GIL, after reaping, once for each CQE of the request. The request is over when not (cqe_flags & IORING_CQE_F_MORE):
+# its id is then already void, and the owner may begin the next request at once. A final -ECANCELED that the owner did not ask for
+# means that the ring was replaced (the loop moved to another thread): begin the request again.
+ctypedef int (*completion_fn)(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
+
+cdef enum:
+    # Set in a tag: the request's result is a descriptor, to be closed when nobody is left to take it.
+    TAG_RETURNS_FD = 0x40000000
+
+cdef struct op_slot:
+    completion_fn complete
+    void *owner                 # a strong reference while the slot is taken, NULL when it is free
+    uint32_t generation
+    uint32_t tag                # the owner's own word: which of its requests this is
+    uint32_t sq_position        # where its SQE stood, to take it back before the kernel has seen it
+    uint32_t next_free          # index + 1
+    bint withdrawn
+
+
+cdef class OpTable:
+    cdef readonly Ring ring
+    cdef op_slot **chunks
+    cdef uint32_t chunk_count
+    cdef uint32_t first_free                # index + 1, 0: none
+    cdef readonly uint32_t in_flight
+    cdef readonly uint64_t stale_cqes       # CQEs whose slot had moved on; stays 0 unless something is wrong
+    cdef unsigned long issuer               # the thread that may submit, 0: any (the loop does not run)
+    cdef readonly bint closed
+
+    # A zeroed SQE with user_data set. The caller fills the rest at once (see _prep.pxd) and keeps sqe.user_data as the request's id.
+    # The table holds a reference to `owner` until the last CQE. Raises RuntimeError: closed, wrong thread, forked child.
+    cdef io_uring_sqe *begin(self, object owner, completion_fn complete, uint32_t tag) except NULL
+    # Ask for a request's end; 0 and ids of requests that are over are ignored. The answer is the request's last CQE.
+    cdef int cancel(self, uint64_t request) except -1
+    cdef bint is_live(self, uint64_t request) noexcept
+    # Linked requests: room for `count` SQEs that will be taken by one enter.
+    cdef int reserve(self, uint32_t count) except -1
+
+    cdef int check(self) except -1
+    cdef io_uring_sqe *sqe_or_flush(self) except NULL
+    cdef int grow(self) except -1
+    cdef op_slot *find(self, uint64_t request) noexcept
+    cdef void release(self, op_slot *slot, uint32_t index) noexcept
+    cdef int deliver(self, io_uring_cqe *cqe) except -1
+    cdef int discard(self, io_uring_cqe *cqe) except -1
+    cdef int drop(self, op_slot *slot, uint32_t index) except -1
+    cdef object owner_of(self, uint64_t request)
+    cdef int abandon(self) except -1
+    cdef int cancel_all(self) except -1
+    cdef int replace_ring(self, Ring ring) except -1

@@ -1,0 +1,258 @@
+"""Requests in flight: slots with generations, so that a late CQE can never reach the wrong owner.
+
+Used by `_loop` (deliver, close) and by every room that submits (begin, cancel). Calls `_ring` only.
+
+Who owns what: from begin() to the last CQE a slot holds one strong reference to its owner; the owner holds whatever memory the SQE points
+to. deliver() frees the slot first and calls the owner then, so an owner can begin its next request from its callback. Nothing else ends a
+request: cancel() only asks, and the last CQE answers.
+
+user_data: bits 0-31 the slot, bits 32-55 its generation (never 0), bits 56-63 the namespace (0: the loop). user_data 0 is nobody's.
+"""
+
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.errno cimport EAGAIN, EBUSY, EINTR
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from posix.unistd cimport close as posix_close
+
+from aiouring.uapi cimport *
+
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
+
+cdef enum:
+    CHUNK_SLOTS = 1024
+    CHUNKS_MAX = 1024           # about a million requests in flight
+    GENERATION_MASK = 0xFFFFFF
+
+
+cdef class OpTable:
+    """The requests of one loop that are in flight."""
+
+    def __cinit__(self, Ring ring not None):
+        self.ring = ring
+
+    cdef int grow(self) except -1:
+        cdef op_slot *chunk
+        cdef op_slot **chunks
+        cdef uint32_t i, first
+        if self.chunk_count == CHUNKS_MAX:
+            raise OSError(EBUSY, f"{CHUNK_SLOTS * CHUNKS_MAX} requests are in flight on this loop, which is its limit")
+        chunks = <op_slot **>PyMem_RawRealloc(self.chunks, (self.chunk_count + 1) * sizeof(op_slot *))
+        if chunks == NULL:
+            raise MemoryError()
+        self.chunks = chunks
+        chunk = <op_slot *>PyMem_RawCalloc(CHUNK_SLOTS, sizeof(op_slot))
+        if chunk == NULL:
+            raise MemoryError()
+        chunks[self.chunk_count] = chunk
+        first = self.chunk_count * CHUNK_SLOTS
+        for i in range(CHUNK_SLOTS):
+            chunk[i].generation = 1
+            chunk[i].next_free = first + i + 2
+        chunk[CHUNK_SLOTS - 1].next_free = self.first_free
+        self.first_free = first + 1
+        self.chunk_count += 1
+        return 0
+
+    cdef int check(self) except -1:
+        if self.closed:
+            raise RuntimeError("Event loop is closed")
+        if self.ring.foreign_process():
+            raise RuntimeError("this event loop belongs to the parent process: a forked child must make a loop of its own")
+        if self.issuer != 0 and self.issuer != PyThread_get_thread_ident():
+            raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one: "
+                               "use loop.call_soon_threadsafe() from other threads")
+        return 0
+
+    cdef io_uring_sqe *sqe_or_flush(self) except NULL:
+        cdef io_uring_sqe *sqe = self.ring.next_sqe()
+        cdef int rc
+        while sqe == NULL:
+            if self.issuer == 0:
+                raise RuntimeError(f"{self.ring.sq_entries} requests are queued on a loop that does not run: run it to submit them")
+            with nogil:
+                rc = self.ring.enter(0, 0)
+            if rc < 0 and rc != -EINTR and rc != -EAGAIN and rc != -EBUSY:
+                raise OSError(-rc, "io_uring_enter failed while the full submission queue was flushed")
+            sqe = self.ring.next_sqe()
+        return sqe
+
+    cdef int reserve(self, uint32_t count) except -1:
+        cdef int rc
+        self.check()
+        while self.ring.sq_entries - self.ring.queued() < count:
+            if self.issuer == 0:
+                raise RuntimeError("the submission queue of a loop that does not run is full: run it to submit")
+            with nogil:
+                rc = self.ring.enter(0, 0)
+            if rc < 0 and rc != -EINTR and rc != -EAGAIN and rc != -EBUSY:
+                raise OSError(-rc, "io_uring_enter failed while the full submission queue was flushed")
+        return 0
+
+    cdef io_uring_sqe *begin(self, object owner, completion_fn complete, uint32_t tag) except NULL:
+        cdef op_slot *slot
+        cdef io_uring_sqe *sqe
+        cdef uint32_t index
+        self.check()
+        if self.first_free == 0:
+            self.grow()
+        sqe = self.sqe_or_flush()
+        index = self.first_free - 1
+        slot = &self.chunks[index // CHUNK_SLOTS][index % CHUNK_SLOTS]
+        self.first_free = slot.next_free
+        slot.complete = complete
+        slot.tag = tag
+        slot.owner = <void *>owner
+        slot.withdrawn = False
+        slot.sq_position = self.ring.sq_tail - 1
+        Py_INCREF(owner)
+        self.in_flight += 1
+        sqe.user_data = (<uint64_t>slot.generation << 32) | index
+        return sqe
+
+    cdef op_slot *find(self, uint64_t request) noexcept:
+        cdef uint32_t index = <uint32_t>request
+        cdef op_slot *slot
+        if request == 0 or index >= self.chunk_count * <uint32_t>CHUNK_SLOTS:
+            return NULL
+        slot = &self.chunks[index // CHUNK_SLOTS][index % CHUNK_SLOTS]
+        if slot.owner == NULL or slot.generation != (request >> 32):
+            return NULL
+        return slot
+
+    cdef bint is_live(self, uint64_t request) noexcept:
+        return self.find(request) != NULL
+
+    cdef int cancel(self, uint64_t request) except -1:
+        cdef op_slot *slot = self.find(request)
+        cdef io_uring_sqe *sqe
+        cdef uint8_t chain
+        if slot == NULL or slot.withdrawn:
+            return 0
+        self.check()
+        if self.ring.sqe_is_queued(slot.sq_position):
+            # The kernel has not seen it: it becomes a NOP where it stands, so that not one byte moves, and deliver() reports ECANCELED.
+            sqe = &self.ring.sqes[slot.sq_position & self.ring.sq_mask]
+            chain = sqe.flags & <uint8_t>(IOSQE_IO_LINK | IOSQE_IO_HARDLINK)
+            sqe.opcode = IORING_OP_NOP
+            sqe.flags = chain
+            sqe.ioprio = 0
+            sqe.fd = -1
+            sqe.off = 0
+            sqe.addr = 0
+            sqe.len = 0
+            sqe.op_flags = 0
+            sqe.buf_index = 0
+            sqe.splice_fd_in = 0
+            slot.withdrawn = True
+            return 0
+        sqe = self.sqe_or_flush()
+        sqe.opcode = IORING_OP_ASYNC_CANCEL
+        sqe.fd = -1
+        sqe.addr = request
+        sqe.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+        return 0
+
+    cdef int deliver(self, io_uring_cqe *cqe) except -1:
+        cdef op_slot *slot
+        cdef PyObject *owner
+        cdef completion_fn complete
+        cdef uint32_t tag
+        cdef int32_t res = cqe.res
+        if cqe.user_data == 0:
+            return 0            # the answer to a cancel that came too late
+        slot = self.find(cqe.user_data)
+        if slot == NULL:
+            self.stale_cqes += 1
+            return 0
+        if cqe.flags & IORING_CQE_F_MORE:
+            return slot.complete(<object>slot.owner, slot.tag, res, cqe.flags)
+        if slot.withdrawn:
+            res = -ECANCELED
+        owner = <PyObject *>slot.owner
+        complete = slot.complete
+        tag = slot.tag
+        self.release(slot, <uint32_t>cqe.user_data)
+        try:
+            return complete(<object>owner, tag, res, cqe.flags)
+        finally:
+            Py_DECREF(<object>owner)
+
+    cdef void release(self, op_slot *slot, uint32_t index) noexcept:
+        slot.owner = NULL
+        slot.complete = NULL
+        slot.generation = (slot.generation + 1) & GENERATION_MASK
+        if slot.generation == 0:
+            slot.generation = 1
+        slot.next_free = self.first_free
+        self.first_free = index + 1
+        self.in_flight -= 1
+
+    cdef int discard(self, io_uring_cqe *cqe) except -1:
+        """Account for a CQE of a loop that closes: its owner is released at the last one, and not called any more."""
+        cdef op_slot *slot = self.find(cqe.user_data)
+        if slot == NULL:
+            return 0
+        if slot.tag & TAG_RETURNS_FD and cqe.res >= 0:
+            posix_close(cqe.res)
+        if not cqe.flags & IORING_CQE_F_MORE:
+            self.drop(slot, <uint32_t>cqe.user_data)
+        return 0
+
+    cdef int drop(self, op_slot *slot, uint32_t index) except -1:
+        owner = <object>slot.owner
+        self.release(slot, index)
+        Py_DECREF(owner)
+        return 0
+
+    cdef object owner_of(self, uint64_t request):
+        cdef op_slot *slot = self.find(request)
+        return None if slot == NULL else <object>slot.owner
+
+    cdef int abandon(self) except -1:
+        """Release the owners of all requests of a ring that is closed."""
+        cdef uint32_t index
+        cdef op_slot *slot
+        for index in range(self.chunk_count * CHUNK_SLOTS):
+            slot = &self.chunks[index // CHUNK_SLOTS][index % CHUNK_SLOTS]
+            if slot.owner != NULL:
+                self.drop(slot, index)
+        return 0
+
+    cdef int cancel_all(self) except -1:
+        """Ask for the end of everything in flight. One SQE does it, whatever the number."""
+        cdef io_uring_sqe *sqe = self.sqe_or_flush()
+        sqe.opcode = IORING_OP_ASYNC_CANCEL
+        sqe.fd = -1
+        sqe.op_flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL
+        return 0
+
+    cdef int replace_ring(self, Ring ring) except -1:
+        """Go on with `ring`; requests of the old one, whose descriptor is closed, end with -ECANCELED so that their owners begin again."""
+        cdef io_uring_cqe cqe
+        cdef uint32_t index
+        cdef op_slot *slot
+        cdef list requests = []
+        for index in range(self.chunk_count * CHUNK_SLOTS):
+            slot = &self.chunks[index // CHUNK_SLOTS][index % CHUNK_SLOTS]
+            if slot.owner != NULL:
+                requests.append((<uint64_t>slot.generation << 32) | index)
+        self.ring = ring
+        for request in requests:
+            cqe.user_data = request
+            cqe.res = -ECANCELED
+            cqe.flags = 0
+            self.deliver(&cqe)
+        return 0
+
+    def __dealloc__(self):
+        cdef uint32_t index
+        cdef op_slot *slot
+        for index in range(self.chunk_count * CHUNK_SLOTS):
+            slot = &self.chunks[index // CHUNK_SLOTS][index % CHUNK_SLOTS]
+            if slot.owner != NULL:
+                Py_DECREF(<object><PyObject *>slot.owner)
+        for index in range(self.chunk_count):
+            PyMem_RawFree(self.chunks[index])
+        PyMem_RawFree(self.chunks)

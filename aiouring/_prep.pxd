@@ -1,0 +1,82 @@
+# From an operation to its SQE: the one place where SQEs are filled. The SQE comes zeroed and with user_data from OpTable.begin().
+# cimported by every room that submits. Pointers given here must stay valid until the request's last CQE.
+
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+
+from aiouring.uapi cimport *
+
+
+cdef inline void prep(io_uring_sqe *sqe, int opcode, int fd, const void *addr, uint32_t length, uint64_t off) noexcept nogil:
+    sqe.opcode = <uint8_t>opcode
+    sqe.fd = fd
+    sqe.addr = <uint64_t>addr
+    sqe.len = length
+    sqe.off = off
+
+
+cdef inline void prep_recv(io_uring_sqe *sqe, int fd, void *buffer, uint32_t length, uint32_t msg_flags) noexcept nogil:
+    prep(sqe, IORING_OP_RECV, fd, buffer, length, 0)
+    sqe.op_flags = msg_flags
+
+
+cdef inline void prep_recv_multishot(io_uring_sqe *sqe, int fd, uint16_t group) noexcept nogil:
+    prep(sqe, IORING_OP_RECV, fd, NULL, 0, 0)
+    sqe.ioprio = <uint16_t>IORING_RECV_MULTISHOT
+    sqe.flags = <uint8_t>IOSQE_BUFFER_SELECT
+    sqe.buf_index = group
+
+
+cdef inline void prep_recvmsg(io_uring_sqe *sqe, int fd, void *msghdr, uint32_t msg_flags) noexcept nogil:
+    prep(sqe, IORING_OP_RECVMSG, fd, msghdr, 1, 0)
+    sqe.op_flags = msg_flags
+
+
+cdef inline void prep_recvmsg_multishot(io_uring_sqe *sqe, int fd, void *msghdr, uint16_t group) noexcept nogil:
+    prep(sqe, IORING_OP_RECVMSG, fd, msghdr, 1, 0)
+    sqe.ioprio = <uint16_t>IORING_RECV_MULTISHOT
+    sqe.flags = <uint8_t>IOSQE_BUFFER_SELECT
+    sqe.buf_index = group
+
+
+cdef inline void prep_send(io_uring_sqe *sqe, int fd, const void *data, uint32_t length, uint32_t msg_flags) noexcept nogil:
+    prep(sqe, IORING_OP_SEND, fd, data, length, 0)
+    sqe.op_flags = msg_flags
+
+
+cdef inline void prep_sendmsg(io_uring_sqe *sqe, int fd, const void *msghdr, uint32_t msg_flags) noexcept nogil:
+    prep(sqe, IORING_OP_SENDMSG, fd, msghdr, 1, 0)
+    sqe.op_flags = msg_flags
+
+
+cdef inline void prep_accept(io_uring_sqe *sqe, int fd, void *addr, void *addr_len, uint32_t accept_flags) noexcept nogil:
+    prep(sqe, IORING_OP_ACCEPT, fd, addr, 0, <uint64_t>addr_len)
+    sqe.op_flags = accept_flags
+
+
+cdef inline void prep_accept_multishot(io_uring_sqe *sqe, int fd, uint32_t accept_flags) noexcept nogil:
+    prep(sqe, IORING_OP_ACCEPT, fd, NULL, 0, 0)
+    sqe.op_flags = accept_flags
+    sqe.ioprio = <uint16_t>IORING_ACCEPT_MULTISHOT
+
+
+cdef inline void prep_connect(io_uring_sqe *sqe, int fd, const void *addr, uint32_t addr_len) noexcept nogil:
+    prep(sqe, IORING_OP_CONNECT, fd, addr, 0, addr_len)
+
+
+cdef inline void prep_poll_add(io_uring_sqe *sqe, int fd, uint32_t poll_mask) noexcept nogil:
+    # poll32_events is in host order on little-endian machines; big-endian ones want its halves swapped.
+    prep(sqe, IORING_OP_POLL_ADD, fd, NULL, 0, 0)
+    sqe.op_flags = poll_mask
+
+
+# `offset` -1: the file's own position, and what pipes and character devices want.
+cdef inline void prep_read(io_uring_sqe *sqe, int fd, void *buffer, uint32_t length, uint64_t offset) noexcept nogil:
+    prep(sqe, IORING_OP_READ, fd, buffer, length, offset)
+
+
+cdef inline void prep_write(io_uring_sqe *sqe, int fd, const void *data, uint32_t length, uint64_t offset) noexcept nogil:
+    prep(sqe, IORING_OP_WRITE, fd, data, length, offset)
+
+
+cdef inline void prep_writev(io_uring_sqe *sqe, int fd, const void *iovecs, uint32_t count, uint64_t offset) noexcept nogil:
+    prep(sqe, IORING_OP_WRITEV, fd, iovecs, count, offset)

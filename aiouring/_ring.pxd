@@ -1,0 +1,64 @@
+# The two queues of one io_uring, its provided-buffer rings, and nothing above them.
+# cimported by: _op, _loop and the transports (for BufferRing). See _ring.pyx.
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from aiouring.uapi cimport io_uring_buf, io_uring_cqe, io_uring_params, io_uring_sqe
+
+
+cdef class BufferRing:
+    cdef Ring ring
+    cdef readonly uint16_t group            # the kernel's buf_group / bgid
+    cdef readonly uint32_t entries          # a power of two
+    cdef readonly uint32_t buffer_size      # bytes a buffer
+    cdef readonly uint32_t outstanding      # buffers that the kernel has handed to us and that were not given back
+    cdef io_uring_buf *slots                # shared with the kernel; slot 0's resv is the tail
+    cdef char *memory                       # entries * buffer_size bytes
+    cdef size_t slots_bytes, memory_bytes
+    cdef uint16_t tail
+
+    # The bytes of the buffer that a CQE names; it stays ours until give_back().
+    cdef char *take(self, uint32_t cqe_flags) noexcept nogil
+    cdef void give_back(self, uint32_t cqe_flags) noexcept nogil
+
+
+cdef class Ring:
+    cdef readonly int fd
+    cdef readonly uint32_t setup_flags, features, sq_entries, cq_entries
+    cdef readonly uint64_t enters           # io_uring_enter calls so far
+    cdef uint32_t fork_generation
+    cdef int enter_fd                       # the registered index, or the fd itself
+    cdef uint32_t enter_flags
+    cdef uint32_t sq_mask, cq_mask
+    cdef uint32_t sq_tail                   # next SQE to fill; published by enter()
+    cdef uint32_t *sq_khead
+    cdef uint32_t *sq_ktail
+    cdef uint32_t *sq_kflags
+    cdef uint32_t *cq_khead
+    cdef uint32_t *cq_ktail
+    cdef io_uring_sqe *sqes
+    cdef io_uring_cqe *cqes
+    cdef void *rings_memory
+    cdef size_t rings_bytes, sqes_bytes
+    cdef bytes op_supported                 # one byte an opcode, from REGISTER_PROBE
+    cdef uint16_t next_group
+
+    # The seam: take a slot, queue, enter, next CQE.
+    cdef bint foreign_process(self) noexcept nogil
+    cdef io_uring_sqe *next_sqe(self) noexcept nogil                            # NULL: the SQ is full
+    cdef uint32_t queued(self) noexcept nogil                                   # SQEs not yet taken by the kernel
+    cdef bint sqe_is_queued(self, uint32_t sq_position) noexcept nogil
+    cdef bint has_work(self) noexcept nogil                                     # an enter would bring something
+    cdef bint cq_ready(self) noexcept nogil
+    cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil   # >= 0, or -errno
+    cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil
+
+    cdef map_queues(self, io_uring_params *params)
+    cdef probe(self)
+    cdef int register(self, uint32_t opcode, void *arg, uint32_t nr_args) noexcept nogil
+    cdef int enable(self) except -1
+    cdef int adopt_fd(self) noexcept
+    cdef int disown_fd(self) noexcept
+    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size)
+    cpdef bint supports(self, int opcode)
+    cpdef close(self)

@@ -1,0 +1,380 @@
+"""The ring: the submission and completion queue of one io_uring, and its provided-buffer rings.
+
+Used by `_op` (which fills SQEs) and `_loop` (which enters and reaps). Knows no asyncio and no request: what a CQE means is decided
+above. Everything between two CQEs runs without the GIL and touches no Python object.
+
+Who owns what: a Ring owns the descriptor and the mappings of its queues, a BufferRing its buffers. Both free them in close() (the ring
+closes its buffer rings' memory last, when the kernel can no longer write to it). The narrow seam (next_sqe, enter, reap) is made of
+virtual methods: a test build can put faults under it, and a hook can sit between reap and dispatch.
+"""
+
+cimport cython
+from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOSYS, EPERM, errno
+from libc.string cimport memcpy, memset
+from posix.mman cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+    mmap,
+    munmap,
+)
+from posix.unistd cimport close as posix_close
+
+from aiouring.uapi cimport *
+
+import os
+
+from aiouring._errors import RingUnavailable
+
+cdef extern from "aiouring_fork.h" nogil:
+    uint32_t aiouring_fork_generation
+    int aiouring_watch_forks()
+
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *addr, size_t length, int advice)
+    int MADV_DONTFORK
+
+if aiouring_watch_forks() != 0:
+    raise MemoryError("pthread_atfork failed")
+
+# Without these flags the loop's assumptions do not hold: one thread issues and its completions are deferred to its own enters (6.1);
+# a bad SQE completes with an error and does not stop the batch; a completion that waits is seen in the SQ's flags without a call.
+cdef uint32_t NEEDED_FLAGS = (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG
+             | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED)
+NEEDED_FEATURES = {
+    "SINGLE_MMAP": IORING_FEAT_SINGLE_MMAP,
+    "NODROP": IORING_FEAT_NODROP,
+    "EXT_ARG": IORING_FEAT_EXT_ARG,
+    "CQE_SKIP": IORING_FEAT_CQE_SKIP,
+}
+NEEDED_OPS = {
+    "NOP": IORING_OP_NOP,
+    "POLL_ADD": IORING_OP_POLL_ADD,
+    "SENDMSG": IORING_OP_SENDMSG,
+    "RECVMSG": IORING_OP_RECVMSG,
+    "ACCEPT": IORING_OP_ACCEPT,
+    "ASYNC_CANCEL": IORING_OP_ASYNC_CANCEL,
+    "CONNECT": IORING_OP_CONNECT,
+    "READ": IORING_OP_READ,
+    "WRITE": IORING_OP_WRITE,
+    "SEND": IORING_OP_SEND,
+    "RECV": IORING_OP_RECV,
+}
+# Worker threads of this thread's io-wq: requests that can only block (regular files), and those that wait without bound.
+IOWQ_MAX_BOUNDED = 8
+IOWQ_MAX_UNBOUNDED = 32
+
+
+cdef io_uring_setup_refused(int error):
+    """The exception for a refused io_uring_setup: what the kernel said, its likely cause, and the remedy."""
+    if error == EPERM:
+        disabled = _sysctl_io_uring_disabled()
+        if disabled in ("1", "2"):
+            return RingUnavailable(
+                error, f"the sysctl kernel.io_uring_disabled is {disabled}",
+                "set it to 0 (sysctl kernel.io_uring_disabled=0), or with 1 join the group kernel.io_uring_group")
+        return RingUnavailable(
+            error, "a seccomp filter denies io_uring (the default profiles of Docker and containerd do)",
+            "allow the system calls io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile")
+    if error == ENOSYS:
+        return RingUnavailable(
+            error, "this kernel has no io_uring, or a seccomp filter hides it",
+            "use Linux 6.1 or newer with CONFIG_IO_URING, or allow the io_uring system calls in the seccomp profile")
+    if error == ENOMEM:
+        return RingUnavailable(
+            error, "the kernel could not allocate or lock memory for the ring",
+            "free memory, or raise RLIMIT_MEMLOCK (ulimit -l) and the cgroup's memory limit")
+    if error == EINVAL:
+        return RingUnavailable(
+            error, "this kernel lacks SINGLE_ISSUER or DEFER_TASKRUN", "use Linux 6.1 or newer")
+    return RingUnavailable(error, "io_uring_setup failed", "see the error code; file-descriptor limits (ulimit -n) are a common cause")
+
+
+def _sysctl_io_uring_disabled():
+    try:
+        with open("/proc/sys/kernel/io_uring_disabled") as sysctl:
+            return sysctl.read().strip()
+    except OSError:
+        return None
+
+
+cdef class Ring:
+    """One io_uring instance. Created disabled; the thread that runs the loop enables it and is from then on its only issuer."""
+
+    def __cinit__(self, uint32_t sq_entries=1024, uint32_t cq_entries=8192):
+        cdef io_uring_params params
+        cdef uint32_t flags = NEEDED_FLAGS | IORING_SETUP_NO_SQARRAY
+        self.fd = -1
+        self.fork_generation = aiouring_fork_generation
+        while True:
+            memset(&params, 0, sizeof(params))
+            params.flags = flags
+            params.cq_entries = cq_entries
+            self.fd = <int>syscall(__NR_io_uring_setup, <unsigned int>sq_entries, &params)
+            if self.fd >= 0:
+                break
+            error = errno
+            if error == EINVAL and flags & IORING_SETUP_NO_SQARRAY:
+                flags &= ~<uint32_t>IORING_SETUP_NO_SQARRAY     # 6.6; before it the kernel reads an index array
+                continue
+            raise io_uring_setup_refused(error)
+        self.setup_flags = flags
+        self.features = params.features
+        self.sq_entries = params.sq_entries
+        self.cq_entries = params.cq_entries
+        self.enter_fd = self.fd
+        self.map_queues(&params)
+        self.probe()
+
+    cdef map_queues(self, io_uring_params *params):
+        cdef char *base
+        cdef uint32_t *array
+        cdef uint32_t i
+        missing = [name for name, bit in NEEDED_FEATURES.items() if not params.features & bit]
+        if missing:
+            self.close()
+            raise RingUnavailable(ENOSYS, "this kernel's io_uring lacks " + ", ".join(missing), "use Linux 6.1 or newer")
+        self.rings_bytes = max(params.sq_off.array + params.sq_entries * sizeof(uint32_t),
+                               params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe))
+        self.sqes_bytes = params.sq_entries * sizeof(io_uring_sqe)
+        base = <char *>mmap(NULL, self.rings_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.fd, IORING_OFF_SQ_RING)
+        if <void *>base == MAP_FAILED:
+            error = errno
+            self.close()
+            raise io_uring_setup_refused(error)
+        self.rings_memory = base
+        self.sqes = <io_uring_sqe *>mmap(NULL, self.sqes_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.fd,
+                                         IORING_OFF_SQES)
+        if <void *>self.sqes == MAP_FAILED:
+            error = errno
+            self.sqes = NULL
+            self.close()
+            raise io_uring_setup_refused(error)
+        self.sq_khead = <uint32_t *>(base + params.sq_off.head)
+        self.sq_ktail = <uint32_t *>(base + params.sq_off.tail)
+        self.sq_kflags = <uint32_t *>(base + params.sq_off.flags)
+        self.sq_mask = params.sq_entries - 1
+        self.sq_tail = self.sq_ktail[0]
+        self.cq_khead = <uint32_t *>(base + params.cq_off.head)
+        self.cq_ktail = <uint32_t *>(base + params.cq_off.tail)
+        self.cqes = <io_uring_cqe *>(base + params.cq_off.cqes)
+        self.cq_mask = params.cq_entries - 1
+        if not self.setup_flags & IORING_SETUP_NO_SQARRAY:
+            array = <uint32_t *>(base + params.sq_off.array)
+            for i in range(params.sq_entries):
+                array[i] = i
+
+    cdef probe(self):
+        cdef io_uring_probe probe
+        cdef int rc
+        memset(&probe, 0, sizeof(probe))
+        rc = self.register(IORING_REGISTER_PROBE, &probe, 256)
+        if rc < 0:
+            self.close()
+            raise io_uring_setup_refused(-rc)
+        self.op_supported = bytes([bool(probe.ops[i].flags & IO_URING_OP_SUPPORTED) for i in range(probe.ops_len)])
+        missing = [name for name, op in NEEDED_OPS.items() if not self.supports(op)]
+        if missing:
+            self.close()
+            raise RingUnavailable(ENOSYS, "this kernel's io_uring lacks the operations " + ", ".join(missing), "use Linux 6.1 or newer")
+
+    cpdef bint supports(self, int opcode):
+        """Whether the running kernel has this opcode (REGISTER_PROBE's answer)."""
+        return opcode < len(self.op_supported) and self.op_supported[opcode]
+
+    cdef bint foreign_process(self) noexcept nogil:
+        return self.fork_generation != aiouring_fork_generation
+
+    # -- the seam -----------------------------------------------------------------------------------------------------------------
+
+    cdef io_uring_sqe *next_sqe(self) noexcept nogil:
+        cdef io_uring_sqe *sqe
+        if self.sq_tail - aiouring_load_acquire(self.sq_khead) >= self.sq_entries:
+            return NULL
+        sqe = &self.sqes[self.sq_tail & self.sq_mask]
+        memset(sqe, 0, sizeof(io_uring_sqe))
+        self.sq_tail += 1
+        return sqe
+
+    cdef uint32_t queued(self) noexcept nogil:
+        return self.sq_tail - aiouring_load_acquire(self.sq_khead)
+
+    cdef bint sqe_is_queued(self, uint32_t sq_position) noexcept nogil:
+        # Positions wrap, so compare distances: [khead, tail) is what the kernel has not taken.
+        return sq_position - aiouring_load_acquire(self.sq_khead) < self.sq_tail - aiouring_load_acquire(self.sq_khead)
+
+    cdef bint cq_ready(self) noexcept nogil:
+        return aiouring_load_acquire(self.cq_ktail) != self.cq_khead[0]
+
+    cdef bint has_work(self) noexcept nogil:
+        return (self.queued() != 0 or self.cq_ready()
+                or aiouring_load_relaxed(self.sq_kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) != 0)
+
+    cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
+        """Submit what is queued, run deferred work, and wait for `wait_nr` CQEs, `timeout_ns` at most (negative: without bound).
+
+        GETEVENTS is always set: with DEFER_TASKRUN completions are produced only by an enter that asks for them.
+        """
+        cdef io_uring_getevents_arg arg
+        cdef aiouring_timespec ts
+        cdef uint32_t flags = IORING_ENTER_GETEVENTS | self.enter_flags
+        cdef long rc
+        self.enters += 1
+        aiouring_store_release(self.sq_ktail, self.sq_tail)
+        if wait_nr != 0 and timeout_ns >= 0:
+            ts.tv_sec = timeout_ns // 1000000000
+            ts.tv_nsec = timeout_ns % 1000000000
+            memset(&arg, 0, sizeof(arg))
+            arg.ts = <uint64_t>&ts
+            rc = syscall(__NR_io_uring_enter, self.enter_fd, self.queued(), wait_nr, flags | IORING_ENTER_EXT_ARG, &arg, sizeof(arg))
+        else:
+            rc = syscall(__NR_io_uring_enter, self.enter_fd, self.queued(), wait_nr, flags, NULL, <size_t>0)
+        return -errno if rc < 0 else <int>rc
+
+    cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil:
+        """Copy up to `batch_max` CQEs out and hand their places back to the kernel, before anything acts on them."""
+        cdef uint32_t head = self.cq_khead[0]
+        cdef uint32_t count = aiouring_load_acquire(self.cq_ktail) - head
+        cdef uint32_t i
+        if count > batch_max:
+            count = batch_max
+        for i in range(count):
+            batch[i] = self.cqes[(head + i) & self.cq_mask]
+        if count:
+            aiouring_store_release(self.cq_khead, head + count)
+        return count
+
+    # -- set-up, threads, end -------------------------------------------------------------------------------------------------------
+
+    cdef int register(self, uint32_t opcode, void *arg, uint32_t nr_args) noexcept nogil:
+        cdef long rc = syscall(__NR_io_uring_register, self.fd, opcode, arg, nr_args)
+        return -errno if rc < 0 else <int>rc
+
+    cdef int enable(self) except -1:
+        """Make the calling thread the ring's only issuer."""
+        cdef uint32_t workers[2]
+        cdef int rc = self.register(IORING_REGISTER_ENABLE_RINGS, NULL, 0)
+        if rc < 0:
+            raise io_uring_setup_refused(-rc)
+        workers[0] = IOWQ_MAX_BOUNDED
+        workers[1] = IOWQ_MAX_UNBOUNDED
+        self.register(IORING_REGISTER_IOWQ_MAX_WORKERS, workers, 2)     # an optimisation; refusal costs nothing
+        return 0
+
+    cdef int adopt_fd(self) noexcept:
+        """Register the ring's descriptor with the calling thread, which saves its look-up in every enter.
+
+        The registration pins the ring until this thread drops it or ends, so it lasts only while the loop runs.
+        """
+        cdef io_uring_rsrc_update update
+        memset(&update, 0, sizeof(update))
+        update.offset = <uint32_t>-1
+        update.data = <uint64_t>self.fd
+        if self.register(IORING_REGISTER_RING_FDS, &update, 1) == 1:
+            self.enter_fd = <int>update.offset
+            self.enter_flags = IORING_ENTER_REGISTERED_RING
+        return 0
+
+    cdef int disown_fd(self) noexcept:
+        cdef io_uring_rsrc_update update
+        if self.enter_flags & IORING_ENTER_REGISTERED_RING:
+            memset(&update, 0, sizeof(update))
+            update.offset = <uint32_t>self.enter_fd
+            self.enter_fd = self.fd
+            self.enter_flags = 0
+            self.register(IORING_UNREGISTER_RING_FDS, &update, 1)
+        return 0
+
+    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size):
+        """Map and register `entries` (a power of two) buffers of `buffer_size` bytes under a group id of their own."""
+        cdef BufferRing buffers = BufferRing.__new__(BufferRing)
+        cdef io_uring_buf_reg reg
+        cdef uint32_t i
+        cdef int rc
+        cdef void *slots
+        cdef void *memory
+        buffers.entries = entries
+        buffers.buffer_size = buffer_size
+        buffers.group = self.next_group
+        buffers.slots_bytes = (entries * sizeof(io_uring_buf) + 4095) & ~<size_t>4095
+        buffers.memory_bytes = <size_t>entries * buffer_size
+        slots = mmap(NULL, buffers.slots_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if slots == MAP_FAILED:
+            raise MemoryError("no memory for a provided-buffer ring")
+        buffers.slots = <io_uring_buf *>slots
+        memory = mmap(NULL, buffers.memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if memory == MAP_FAILED:
+            raise MemoryError("no memory for provided buffers")
+        buffers.memory = <char *>memory
+        # A child that inherited these pages would make every receive of the parent a copy-on-write fault.
+        madvise(slots, buffers.slots_bytes, MADV_DONTFORK)
+        madvise(memory, buffers.memory_bytes, MADV_DONTFORK)
+        memset(&reg, 0, sizeof(reg))
+        reg.ring_addr = <uint64_t>slots
+        reg.ring_entries = entries
+        reg.bgid = buffers.group
+        rc = self.register(IORING_REGISTER_PBUF_RING, &reg, 1)
+        if rc < 0:
+            raise OSError(-rc, f"registering {entries} provided buffers of {buffer_size} bytes failed: {os.strerror(-rc)}")
+        buffers.ring = self
+        self.next_group += 1
+        for i in range(entries):
+            buffers.slots[i].addr = <uint64_t>(buffers.memory + <size_t>i * buffer_size)
+            buffers.slots[i].len = buffer_size
+            buffers.slots[i].bid = <uint16_t>i
+        buffers.tail = <uint16_t>entries
+        aiouring_store_release16(&buffers.slots[0].resv, buffers.tail)
+        return buffers
+
+    cpdef close(self):
+        """Unmap the queues and close the descriptor. Requests still in flight are then cancelled by the kernel, unseen."""
+        if not self.foreign_process():
+            self.disown_fd()
+        if self.sqes != NULL:
+            munmap(self.sqes, self.sqes_bytes)
+            self.sqes = NULL
+        if self.rings_memory != NULL:
+            munmap(self.rings_memory, self.rings_bytes)
+            self.rings_memory = NULL
+        if self.fd >= 0:
+            posix_close(self.fd)
+            self.fd = -1
+
+    def __dealloc__(self):
+        if self.sqes != NULL:
+            munmap(self.sqes, self.sqes_bytes)
+        if self.rings_memory != NULL:
+            munmap(self.rings_memory, self.rings_bytes)
+        if self.fd >= 0:
+            posix_close(self.fd)
+
+
+@cython.final
+cdef class BufferRing:
+    """Buffers that the kernel picks from for receives (provided buffers), by group id. Made by Ring.make_buffer_ring."""
+
+    cdef char *take(self, uint32_t cqe_flags) noexcept nogil:
+        self.outstanding += 1
+        return self.memory + <size_t>(cqe_flags >> IORING_CQE_BUFFER_SHIFT) * self.buffer_size
+
+    cdef void give_back(self, uint32_t cqe_flags) noexcept nogil:
+        cdef uint16_t bid = <uint16_t>(cqe_flags >> IORING_CQE_BUFFER_SHIFT)
+        cdef io_uring_buf *slot = &self.slots[self.tail & (self.entries - 1)]
+        slot.addr = <uint64_t>(self.memory + <size_t>bid * self.buffer_size)
+        slot.len = self.buffer_size
+        slot.bid = bid
+        self.tail += 1
+        self.outstanding -= 1
+        aiouring_store_release16(&self.slots[0].resv, self.tail)
+
+    def __dealloc__(self):
+        # The reference to the ring is dropped before this runs, yet a ring that still had receives in flight was closed by its loop,
+        # which waits for their last CQEs: nothing writes here any more.
+        if self.memory != NULL:
+            munmap(self.memory, self.memory_bytes)
+        if self.slots != NULL:
+            munmap(self.slots, self.slots_bytes)

@@ -1,0 +1,46 @@
+"""Loop: the native core joined with asyncio.BaseEventLoop, and the rooms that run once per connection or per loop.
+
+CPython documents inheriting from asyncio.BaseEventLoop as the way to write a loop: it gives argument checks, happy eyeballs, servers,
+executors, exception handlers and asynchronous generators exactly as the running Python has them. What runs per callback or per packet is
+overridden by LoopCore, which comes first in the method resolution order.
+
+Users make loops with new_event_loop(). Calls every room below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiouring._loop import LoopCore
+
+
+class Loop(LoopCore, asyncio.BaseEventLoop):
+    """An asyncio event loop on one io_uring.
+
+    Raises RingUnavailable when the kernel refuses the ring. Kernel floor: Linux 6.1. The loop may be made in one thread and run in
+    another. Close it in the thread that ran it, so that every request ends before its memory is freed.
+    """
+
+    def run_forever(self) -> None:
+        """Run until stop() is called."""
+        self._check_closed()
+        self._check_running()  # type: ignore[attr-defined]  # a method of BaseEventLoop that the stubs leave out
+        self._attach()
+        try:
+            super().run_forever()
+        finally:
+            self._detach()
+
+    def close(self) -> None:
+        """Cancel what is in flight, wait for its end, and free the ring, its buffers and descriptors. May be called twice."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._close_ring()
+        super().close()
+
+
+def new_event_loop() -> Loop:
+    """A new loop; also what `asyncio.Runner(loop_factory=...)` and uvicorn's `--loop` take."""
+    return Loop()
