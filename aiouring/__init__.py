@@ -2,5 +2,7 @@
 
 from aiouring._errors import RingUnavailable
 from aiouring.loop import Loop, new_event_loop
+from aiouring.runner import EventLoopPolicy, install, run
 
-__all__ = ["Loop", "RingUnavailable", "new_event_loop"]
+__all__ = ["EventLoopPolicy", "Loop", "RingUnavailable", "install", "new_event_loop", "run"]
+__version__ = "0.1.0.dev0"

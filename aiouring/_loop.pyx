@@ -386,11 +386,10 @@ cdef class LoopCore:
         return 0
 
     cdef int submit_now(self) except -1:
-        cdef int rc
-        if self.ops.issuer == 0 or not self.ring.queued():
-            return 0
+        if not self.ring.queued() or self.ring_thread != syscall(SYS_gettid):
+            return 0            # another thread's ring: its next turn submits
         with nogil:
-            rc = self.ring.enter(0, 0)
+            self.ring.enter(0, 0)
         return 0
 
     # -- buffers ----------------------------------------------------------------------------------------------------------------------

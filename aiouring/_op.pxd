@@ -56,3 +56,6 @@ cdef class OpTable:
     cdef int abandon(self) except -1
     cdef int cancel_all(self) except -1
     cdef int replace_ring(self, Ring ring) except -1
+
+# The one way from a CQE's negative result to an exception: the OSError subclass that the errno stands for.
+cdef object os_error(int32_t res)

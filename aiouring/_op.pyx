@@ -17,6 +17,8 @@ from posix.unistd cimport close as posix_close
 
 from aiouring.uapi cimport *
 
+import os
+
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
 
@@ -117,7 +119,7 @@ cdef class OpTable:
         if request == 0 or index >= self.chunk_count * <uint32_t>CHUNK_SLOTS:
             return NULL
         slot = &self.chunks[index // CHUNK_SLOTS][index % CHUNK_SLOTS]
-        if slot.owner == NULL or slot.generation != (request >> 32):
+        if slot.owner == NULL or slot.generation != <uint32_t>(request >> 32):
             return NULL
         return slot
 
@@ -256,3 +258,7 @@ cdef class OpTable:
         for index in range(self.chunk_count):
             PyMem_RawFree(self.chunks[index])
         PyMem_RawFree(self.chunks)
+
+
+cdef object os_error(int32_t res):
+    return OSError(-res, os.strerror(-res))

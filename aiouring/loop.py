@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 
 from aiouring._loop import LoopCore
+from aiouring.network import NetworkMixin
 
 
-class Loop(LoopCore, asyncio.BaseEventLoop):
+class Loop(LoopCore, NetworkMixin, asyncio.BaseEventLoop):
     """An asyncio event loop on one io_uring.
 
     Raises RingUnavailable when the kernel refuses the ring. Kernel floor: Linux 6.1. The loop may be made in one thread and run in

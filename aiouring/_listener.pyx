@@ -1,0 +1,102 @@
+"""Listening sockets: one multishot ACCEPT per socket.
+
+Used by `network`, which turns each accepted descriptor into a transport. Calls `_loop` and `_op`.
+
+Who owns what: the listener owns its request; the listening socket belongs to asyncio.Server, which closes it right after stop(). An
+accepted descriptor belongs to whoever the callback gives it to; one that arrives after stop() is closed here.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from posix.unistd cimport close as posix_close
+
+from aiouring._loop cimport Flushable, LoopCore
+from aiouring._op cimport TAG_RETURNS_FD, os_error
+from aiouring._prep cimport prep_accept_multishot
+from aiouring.uapi cimport *
+
+from asyncio import constants, trsock
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
+cdef extern from "<sys/socket.h>" nogil:
+    int SOCK_NONBLOCK
+    int SOCK_CLOEXEC
+
+cdef extern from "<errno.h>" nogil:
+    int ECONNABORTED
+
+
+cdef class Listener(Flushable):
+    """Accepts on one listening socket until stop(); calls accepted(fd) for each connection, in the context of its own creation."""
+
+    cdef LoopCore loop
+    cdef readonly object sock
+    cdef object accepted, context
+    cdef int fd
+    cdef uint64_t request
+    cdef bint stopped
+
+    def __init__(self, LoopCore loop not None, sock, accepted):
+        self.loop = loop
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.accepted = accepted
+        self.context = PyContext_CopyCurrent()
+        loop.schedule_flush(self)
+
+    def __repr__(self):
+        return f"<Listener fd={self.fd}{' stopped' if self.stopped else ''}>"
+
+    cdef int flush(self) except -1:
+        cdef io_uring_sqe *sqe
+        if not self.stopped and self.request == 0:
+            sqe = self.loop.ops.begin(self, Listener.complete, TAG_RETURNS_FD)
+            prep_accept_multishot(sqe, self.fd, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            self.request = sqe.user_data
+        return 0
+
+    def resume(self):
+        if not self.stopped:
+            self.loop.schedule_flush(self)
+
+    @staticmethod
+    cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
+        cdef Listener self = <Listener>owner
+        if not cqe_flags & IORING_CQE_F_MORE:
+            self.request = 0
+        if self.stopped:
+            if res >= 0:
+                posix_close(res)
+            return 0
+        if res >= 0:
+            PyContext_Enter(self.context)
+            try:
+                self.accepted(self, res)
+            finally:
+                PyContext_Exit(self.context)
+        elif res == -EMFILE or res == -ENFILE or res == -ENOBUFS or res == -ENOMEM:
+            self.loop.call_exception_handler({
+                "message": "socket.accept() out of system resource",
+                "exception": os_error(res),
+                "socket": trsock.TransportSocket(self.sock),
+            })
+            # At once it would fail again; asyncio waits as long.
+            self.loop.call_later(constants.ACCEPT_RETRY_DELAY, self.resume)
+            return 0
+        elif res != -ECANCELED and res != -EAGAIN and res != -EINTR and res != -ECONNABORTED:
+            self.stopped = True
+            raise os_error(res)
+        if self.request == 0 and not self.stopped:
+            self.loop.schedule_flush(self)
+        return 0
+
+    def stop(self):
+        """Stop accepting. The caller closes the socket next, and its address must be free then, so the kernel hears of it now."""
+        self.stopped = True
+        if self.request:
+            self.loop.ops.cancel(self.request)
+            self.loop.submit_now()

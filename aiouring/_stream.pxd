@@ -1,0 +1,54 @@
+# The native state of one stream socket transport. See _stream.pyx.
+# cimported by: rooms that look into a transport (sendfile, hooks).
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from posix.uio cimport iovec
+
+from aiouring._loop cimport Flushable, LoopCore
+from aiouring._ring cimport BufferRing
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct msghdr:
+        void *msg_name
+        iovec *msg_iov
+        size_t msg_iovlen
+
+
+cdef class StreamCore(Flushable):
+    cdef LoopCore loop
+    cdef object shell, sock, protocol, context, server, error, empty_waiter
+    cdef int fd
+    cdef uint64_t recv_request, send_request    # 0: none in flight
+    cdef BufferRing recv_buffers                # what recv_request was armed with
+    cdef bint buffered_protocol, reading, paused, eof_received, eof_written, closing, lost, lost_scheduled, protocol_paused
+    cdef bint backlog_scheduled
+    cdef uint32_t writes_after_loss
+    cdef list backlog                           # what came after pause_reading: bytes, then perhaps None (EOF) or an exception
+    cdef list queue                             # bytes to send after `sending`
+    cdef list sending                           # bytes of the send in flight; kept until its last CQE
+    cdef Py_ssize_t sending_index, sending_offset
+    cdef size_t unsent_bytes, high_water_bytes, low_water_bytes
+    cdef iovec *iovecs
+    cdef msghdr header
+
+    @staticmethod
+    cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
+    cpdef close(self)
+    cdef bint wants_data(self) noexcept
+    cdef int arm_recv(self) except -1
+    cdef int arm_send(self) except -1
+    cdef int received(self, const char *data, Py_ssize_t length) except -1
+    cdef int hand_over(self, const char *data, Py_ssize_t length) except -1
+    cdef int fill_buffers(self, const char *data, Py_ssize_t length) except -1
+    cdef int end_of_stream(self) except -1
+    cdef int recv_failed(self, object error) except -1
+    cdef int sent(self, Py_ssize_t count) except -1
+    cdef int all_sent(self) except -1
+    cdef int check_write(self) except -1
+    cdef int enqueue(self, object data) except -1
+    cdef int after_enqueue(self) except -1
+    cdef int resume_protocol(self) except -1
+    cdef int fatal_error(self, object error, str message) except -1
+    cdef int force_close(self, object error) except -1
+    cdef int lose(self, object error) except -1
+    cdef int finish(self) except -1

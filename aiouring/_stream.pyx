@@ -1,0 +1,654 @@
+"""Stream socket transports: TCP and unix, client and server. (TLS runs above them.)
+
+Used by `network` (which makes them) and by user code through asyncio.Transport. Calls `_loop`, `_op`, `_ring`.
+
+A receive: one multishot RECV with provided buffers stays armed; each CQE's bytes are copied once, exactly sized, handed to the protocol,
+and the buffer goes back to the kernel in the same turn. pause_reading() cancels it at the end of the turn; what was already on its way
+waits in `backlog`. ENOBUFS re-arms at the next flush, in the order in which sockets ran dry.
+
+A send: write() queues; at the end of the turn all that was written goes out in one SEND or SENDMSG. One is in flight per socket, a short
+one is continued.
+
+Who owns what: StreamCore is the native state, the shell (StreamTransport) is what users hold. While a request is in flight its slot holds
+the core, and the core holds socket, protocol and the bytes being sent. connection_lost comes only after the last CQE of both requests; the
+socket is closed right after it, and the core drops shell and protocol.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.errno cimport EAGAIN, EINTR
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from posix.uio cimport iovec
+
+from aiouring._loop cimport Flushable, LoopCore
+from aiouring._op cimport os_error
+from aiouring._prep cimport prep_recv_multishot, prep_send, prep_sendmsg
+from aiouring._ring cimport BufferRing
+from aiouring.uapi cimport *
+
+import asyncio
+import socket
+import sys
+import warnings
+from asyncio import base_events, constants, trsock
+from asyncio.log import logger
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_NOSIGNAL
+
+cdef enum:
+    SEND_IOVECS_MAX = 256
+    SEND_BYTES_MAX = 1 << 30            # a SEND's length has 32 bits; a short send is continued anyway
+    TAG_RECV = 1
+    TAG_SEND = 2
+
+cdef bint SERVER_KNOWS_ITS_TRANSPORTS = sys.version_info >= (3, 13)
+
+
+cdef class StreamCore(Flushable):
+
+    def __cinit__(self):
+        self.queue = []
+        self.fd = -1
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.iovecs)
+
+    def __repr__(self):
+        return repr(self.shell) if self.shell is not None else f"<StreamCore fd={self.fd} lost>"
+
+    # -- receiving --------------------------------------------------------------------------------------------------------------------
+
+    cdef bint wants_data(self) noexcept:
+        return self.reading and not self.paused and not self.closing and not self.lost and not self.eof_received
+
+    def start_reading(self):
+        if not self.closing and not self.lost:
+            self.reading = True
+            self.loop.schedule_flush(self)
+
+    cdef int arm_recv(self) except -1:
+        self.recv_buffers = self.loop.get_stream_buffers()
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_RECV)
+        prep_recv_multishot(sqe, self.fd, self.recv_buffers.group)
+        self.recv_request = sqe.user_data
+        return 0
+
+    @staticmethod
+    cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
+        cdef StreamCore self = <StreamCore>owner
+        cdef BufferRing buffers
+        if tag == TAG_SEND:
+            self.send_request = 0
+            return self.sent(res)
+        if not cqe_flags & IORING_CQE_F_MORE:
+            self.recv_request = 0
+        if cqe_flags & IORING_CQE_F_BUFFER:
+            buffers = self.recv_buffers
+            try:
+                if res > 0:
+                    self.received(buffers.take(cqe_flags), res)
+                else:
+                    buffers.take(cqe_flags)
+            finally:
+                buffers.give_back(cqe_flags)
+        if res > 0:
+            pass
+        elif res == 0:
+            self.eof_received = True
+            self.end_of_stream()
+        elif res != -ENOBUFS and res != -ECANCELED and res != -EAGAIN and res != -EINTR:
+            self.recv_failed(os_error(res))
+        if self.recv_request == 0:
+            if self.lost:
+                self.finish()
+            elif self.wants_data():
+                # The buffers ran out, the CQ overflowed, or the request was cancelled by a pause that is over: go on.
+                self.loop.schedule_flush(self)
+        return 0
+
+    cdef int received(self, const char *data, Py_ssize_t length) except -1:
+        if self.closing or self.lost:
+            return 0                    # as in asyncio: a transport that closes reads no more
+        if self.paused or self.backlog is not None:
+            if self.backlog is None:
+                self.backlog = []
+            self.backlog.append(PyBytes_FromStringAndSize(data, length))
+            return 0
+        return self.hand_over(data, length)
+
+    cdef int hand_over(self, const char *data, Py_ssize_t length) except -1:
+        cdef bint buffered = self.buffered_protocol
+        PyContext_Enter(self.context)
+        try:
+            if buffered:
+                self.fill_buffers(data, length)
+            else:
+                self.protocol.data_received(PyBytes_FromStringAndSize(data, length))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            method = "buffer_updated() or get_buffer()" if buffered else "data_received()"
+            self.fatal_error(exc, f"Fatal error: protocol.{method} call failed.")
+        finally:
+            PyContext_Exit(self.context)
+        return 0
+
+    cdef int fill_buffers(self, const char *data, Py_ssize_t length) except -1:
+        cdef Py_buffer view
+        cdef Py_ssize_t done = 0, part
+        while done < length:
+            if self.closing or self.lost:
+                return 0
+            if self.paused or not self.buffered_protocol:
+                # The protocol paused, or was replaced, in the middle of what the kernel gave us.
+                if self.paused:
+                    self.backlog = [PyBytes_FromStringAndSize(data + done, length - done)]
+                else:
+                    self.protocol.data_received(PyBytes_FromStringAndSize(data + done, length - done))
+                return 0
+            buffer = self.protocol.get_buffer(length - done)
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+            part = view.len if view.len < length - done else length - done
+            if part:
+                memcpy(view.buf, data + done, part)
+            PyBuffer_Release(&view)
+            if part == 0:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            self.protocol.buffer_updated(part)
+            done += part
+        return 0
+
+    cdef int end_of_stream(self) except -1:
+        if self.closing or self.lost:
+            return 0
+        if self.paused or self.backlog is not None:
+            if self.backlog is None:
+                self.backlog = []
+            self.backlog.append(None)
+            return 0
+        if self.loop._debug:
+            logger.debug("%r received EOF", self.shell)
+        PyContext_Enter(self.context)
+        try:
+            keep_open = self.protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+            return 0
+        finally:
+            PyContext_Exit(self.context)
+        if not keep_open:
+            self.close()
+        return 0
+
+    cdef int recv_failed(self, object error) except -1:
+        if self.lost:
+            return 0
+        if self.paused or self.backlog is not None:
+            if self.backlog is None:
+                self.backlog = []
+            self.backlog.append(error)
+            return 0
+        return self.fatal_error(error, "Fatal read error on socket transport")
+
+    def pause_reading(self):
+        if not self.is_reading():
+            return
+        self.paused = True
+        self.loop.schedule_flush(self)
+        if self.loop._debug:
+            logger.debug("%r pauses reading", self.shell)
+
+    def resume_reading(self):
+        if self.closing or not self.paused:
+            return
+        self.paused = False
+        if self.backlog is not None and not self.backlog_scheduled:
+            self.backlog_scheduled = True
+            self.loop.add_ready(self.replay_backlog, (), self.loop_context())
+        self.loop.schedule_flush(self)
+        if self.loop._debug:
+            logger.debug("%r resumes reading", self.shell)
+
+    def loop_context(self):
+        # replay_backlog enters the transport's context itself, for each item, so it must not run inside it.
+        return PyContext_CopyCurrent()
+
+    def replay_backlog(self):
+        """Hand over what came between pause_reading() and the end of the receive, in order, as long as nobody pauses again."""
+        cdef list backlog = self.backlog
+        cdef Py_ssize_t index = 0
+        self.backlog_scheduled = False
+        self.backlog = None
+        if backlog is None:
+            return
+        while index < len(backlog) and not self.paused and not self.closing and not self.lost:
+            item = backlog[index]
+            index += 1
+            if item is None:
+                self.end_of_stream()
+            elif isinstance(item, bytes):
+                self.hand_over(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
+            else:
+                self.recv_failed(item)
+        if self.paused and (index < len(backlog) or self.backlog):
+            self.backlog = (self.backlog or []) + backlog[index:]
+
+    # -- sending ----------------------------------------------------------------------------------------------------------------------
+
+    cdef int check_write(self) except -1:
+        if self.eof_written:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if self.empty_waiter is not None:
+            raise RuntimeError("unable to write; sendfile is in progress")
+        return 0
+
+    cdef int enqueue(self, object data) except -1:
+        cdef Py_ssize_t length
+        if PyBytes_CheckExact(data):
+            length = PyBytes_GET_SIZE(data)
+        else:
+            data = bytes(data)          # the caller may change it before it is sent
+            length = PyBytes_GET_SIZE(data)
+        if length:
+            self.queue.append(data)
+            self.unsent_bytes += length
+        return 0
+
+    cdef int after_enqueue(self) except -1:
+        if self.send_request == 0:
+            self.loop.ops.check()
+            self.loop.schedule_flush(self)
+        if self.unsent_bytes > self.high_water_bytes and not self.protocol_paused:
+            self.protocol_paused = True
+            try:
+                self.protocol.pause_writing()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self.report(exc, "protocol.pause_writing() failed")
+        return 0
+
+    def write(self, data):
+        if not PyBytes_CheckExact(data) and not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        self.check_write()
+        if self.lost:
+            if data:
+                if self.writes_after_loss >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+                    logger.warning("socket.send() raised exception.")
+                self.writes_after_loss += 1
+            return
+        self.enqueue(data)
+        if self.unsent_bytes:
+            self.after_enqueue()
+
+    def writelines(self, list_of_data):
+        self.check_write()
+        cdef list pieces = list(list_of_data)
+        for data in pieces:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if self.lost:
+            return self.write(b"".join(pieces))
+        for data in pieces:
+            self.enqueue(data)
+        if self.unsent_bytes:
+            self.after_enqueue()
+
+    cdef int flush(self) except -1:
+        if self.recv_request == 0:
+            if self.wants_data():
+                self.arm_recv()
+        elif not self.wants_data():
+            self.loop.ops.cancel(self.recv_request)
+        if self.send_request == 0 and not self.lost and (self.sending is not None or self.queue):
+            self.arm_send()
+        return 0
+
+    cdef int arm_send(self) except -1:
+        cdef io_uring_sqe *sqe
+        cdef Py_ssize_t count, index, total = 0, length
+        cdef object data
+        if self.sending is None:
+            self.sending = self.queue
+            self.queue = []
+            self.sending_index = self.sending_offset = 0
+        count = len(self.sending) - self.sending_index
+        data = self.sending[self.sending_index]
+        if count == 1:
+            length = PyBytes_GET_SIZE(data) - self.sending_offset
+            sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_SEND)
+            prep_send(sqe, self.fd, PyBytes_AS_STRING(data) + self.sending_offset,
+                      <uint32_t>(length if length < SEND_BYTES_MAX else SEND_BYTES_MAX), MSG_NOSIGNAL)
+            self.send_request = sqe.user_data
+            return 0
+        if count > SEND_IOVECS_MAX:
+            count = SEND_IOVECS_MAX
+        PyMem_RawFree(self.iovecs)
+        self.iovecs = <iovec *>PyMem_RawMalloc(count * sizeof(iovec))
+        if self.iovecs == NULL:
+            raise MemoryError()
+        for index in range(count):
+            data = self.sending[self.sending_index + index]
+            self.iovecs[index].iov_base = PyBytes_AS_STRING(data)
+            self.iovecs[index].iov_len = PyBytes_GET_SIZE(data)
+        self.iovecs[0].iov_base = <char *>self.iovecs[0].iov_base + self.sending_offset
+        self.iovecs[0].iov_len -= self.sending_offset
+        self.header.msg_iov = self.iovecs
+        self.header.msg_iovlen = count
+        sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_SEND)
+        prep_sendmsg(sqe, self.fd, &self.header, MSG_NOSIGNAL)
+        self.send_request = sqe.user_data
+        return 0
+
+    cdef int sent(self, Py_ssize_t count) except -1:
+        cdef Py_ssize_t left
+        if self.iovecs != NULL:
+            PyMem_RawFree(self.iovecs)
+            self.iovecs = NULL
+        if self.lost:
+            self.sending = None
+            return self.finish()
+        if count < 0:
+            if count != -ECANCELED and count != -EAGAIN and count != -EINTR:
+                self.sending = None
+                return self.fatal_error(os_error(<int32_t>count), "Fatal write error on socket transport")
+            count = 0                   # nothing moved: the same bytes again
+        self.unsent_bytes -= count
+        while count:
+            left = PyBytes_GET_SIZE(self.sending[self.sending_index]) - self.sending_offset
+            if count < left:
+                self.sending_offset += count
+                break
+            count -= left
+            self.sending_offset = 0
+            self.sending[self.sending_index] = None     # a long list gives its memory back as it goes out
+            self.sending_index += 1
+        if self.sending_index == len(self.sending):
+            self.sending = None
+        if self.unsent_bytes:
+            self.loop.schedule_flush(self)
+        self.resume_protocol()          # may write more
+        if self.unsent_bytes == 0:
+            self.all_sent()
+        return 0
+
+    cdef int all_sent(self) except -1:
+        if self.empty_waiter is not None and not self.empty_waiter.done():
+            self.empty_waiter.set_result(None)
+        if self.closing:
+            self.lose(None)
+        elif self.eof_written:
+            self.sock.shutdown(socket.SHUT_WR)
+        return 0
+
+    cdef int resume_protocol(self) except -1:
+        if self.protocol_paused and self.unsent_bytes <= self.low_water_bytes:
+            self.protocol_paused = False
+            PyContext_Enter(self.context)
+            try:
+                self.protocol.resume_writing()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self.report(exc, "protocol.resume_writing() failed")
+            finally:
+                PyContext_Exit(self.context)
+        return 0
+
+    def set_write_buffer_limits(self, high, low):
+        if high is None:
+            high = 64 * 1024 if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self.high_water_bytes = high
+        self.low_water_bytes = low
+
+    def write_eof(self):
+        if self.closing or self.eof_written:
+            return
+        self.eof_written = True
+        if self.unsent_bytes == 0:
+            self.sock.shutdown(socket.SHUT_WR)
+
+    # -- the end ----------------------------------------------------------------------------------------------------------------------
+
+    def report(self, exc, message):
+        self.loop.call_exception_handler(
+            {"message": message, "exception": exc, "transport": self.shell, "protocol": self.protocol})
+
+    cdef int fatal_error(self, object error, str message) except -1:
+        if isinstance(error, OSError):
+            if self.loop._debug:
+                logger.debug("%r: %s", self.shell, message, exc_info=error)
+        else:
+            self.report(error, message)
+        return self.force_close(error)
+
+    cpdef close(self):
+        if self.closing or self.lost:
+            return
+        self.closing = True
+        self.loop.check_open()
+        self.loop.schedule_flush(self)          # ends the receive
+        if self.unsent_bytes == 0:
+            self.lose(None)
+
+    cdef int force_close(self, object error) except -1:
+        if self.lost:
+            return 0
+        self.queue.clear()
+        self.unsent_bytes = 0
+        self.closing = True
+        return self.lose(error)
+
+    cdef int lose(self, object error) except -1:
+        """No more data in either direction: end both requests; connection_lost follows their last CQEs."""
+        if self.lost:
+            return 0
+        self.lost = True
+        self.error = error
+        self.backlog = None
+        self.loop.ops.cancel(self.recv_request)
+        self.loop.ops.cancel(self.send_request)
+        return self.finish()
+
+    cdef int finish(self) except -1:
+        if self.recv_request or self.send_request or self.lost_scheduled:
+            return 0
+        self.lost_scheduled = True
+        self.loop.add_ready(self.call_connection_lost, (), self.context)
+        return 0
+
+    def call_connection_lost(self):
+        protocol, server, sock, shell = self.protocol, self.server, self.sock, self.shell
+        try:
+            protocol.connection_lost(self.error)
+        finally:
+            sock.close()
+            self.fd = -1
+            self.sending = None
+            self.queue = []
+            # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
+            self.protocol = self.server = self.shell = self.error = None
+            if self.empty_waiter is not None and not self.empty_waiter.done():
+                self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
+            if server is not None:
+                if SERVER_KNOWS_ITS_TRANSPORTS:
+                    server._detach(shell)
+                else:
+                    server._detach()
+
+    def is_reading(self):
+        return not self.closing and not self.paused and not self.lost
+
+    def make_empty_waiter(self):
+        if self.empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self.empty_waiter = self.loop.create_future()
+        if self.unsent_bytes == 0:
+            self.empty_waiter.set_result(None)
+        return self.empty_waiter
+
+
+class StreamTransport(asyncio.Transport):
+    """A connected stream socket. Made by the loop's create_connection, create_server and their relatives."""
+
+    __slots__ = ("_core", "_loop", "__weakref__")
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    def __init__(self, LoopCore loop not None, sock, protocol, waiter=None, extra=None, server=None, context=None):
+        cdef StreamCore core = StreamCore.__new__(StreamCore)
+        asyncio.Transport.__init__(self, extra)
+        self._core = core
+        self._loop = loop
+        core.loop = loop
+        core.shell = self
+        core.sock = sock
+        core.fd = sock.fileno()
+        core.server = server
+        core.context = PyContext_CopyCurrent() if context is None else context
+        core.set_write_buffer_limits(None, None)
+        self._extra["socket"] = trsock.TransportSocket(sock)
+        try:
+            self._extra["sockname"] = sock.getsockname()
+        except OSError:
+            self._extra["sockname"] = None
+        if "peername" not in self._extra:
+            try:
+                self._extra["peername"] = sock.getpeername()
+            except OSError:
+                self._extra["peername"] = None      # the peer has gone already: the receive will say so
+        self.set_protocol(protocol)
+        if server is not None:
+            if SERVER_KNOWS_ITS_TRANSPORTS:
+                server._attach(self)
+            else:
+                server._attach()
+        loop._transports[core.fd] = self
+        base_events._set_nodelay(sock)
+        loop.add_ready(protocol.connection_made, (self,), core.context)
+        loop.add_ready(core.start_reading, (), core.context)
+        if waiter is not None:
+            loop.add_ready(asyncio.futures._set_result_unless_cancelled, (waiter, None), None)
+
+    def __repr__(self):
+        cdef StreamCore core = self._core
+        info = [type(self).__name__]
+        if core.fd < 0:
+            info.append("closed")
+        elif core.closing:
+            info.append("closing")
+        if core.fd >= 0:
+            info.append(f"fd={core.fd}")
+            info.append("read=idle" if not core.recv_request else "read=polling")
+            info.append(f"write=<{'polling' if core.send_request else 'idle'}, bufsize={core.unsent_bytes}>")
+        return "<" + " ".join(info) + ">"
+
+    def write(self, data):
+        """Send bytes; they go out together with all that is written in this turn. Exact bytes objects are not copied."""
+        (<StreamCore>self._core).write(data)
+
+    def writelines(self, list_of_data):
+        """Send several pieces in order, as one vectored send."""
+        (<StreamCore>self._core).writelines(list_of_data)
+
+    def write_eof(self):
+        """Shut down the sending direction once all is sent; receiving goes on."""
+        (<StreamCore>self._core).write_eof()
+
+    def can_write_eof(self):
+        return True
+
+    def close(self):
+        """Send what is queued, then close. connection_lost(None) follows."""
+        (<StreamCore>self._core).close()
+
+    def abort(self):
+        """Close at once; queued data is dropped. connection_lost(None) follows."""
+        (<StreamCore>self._core).force_close(None)
+
+    def is_closing(self):
+        return (<StreamCore>self._core).closing
+
+    def pause_reading(self):
+        """Call data_received no more until resume_reading(). What arrives meanwhile waits."""
+        (<StreamCore>self._core).pause_reading()
+
+    def resume_reading(self):
+        (<StreamCore>self._core).resume_reading()
+
+    def is_reading(self):
+        return (<StreamCore>self._core).is_reading()
+
+    def set_protocol(self, protocol):
+        cdef StreamCore core = self._core
+        core.protocol = protocol
+        core.buffered_protocol = isinstance(protocol, asyncio.BufferedProtocol)
+
+    def get_protocol(self):
+        return (<StreamCore>self._core).protocol
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """Water marks, in bytes, of the write buffer: pause_writing above `high`, resume_writing at `low`."""
+        cdef StreamCore core = self._core
+        core.set_write_buffer_limits(high, low)
+        if core.unsent_bytes > core.high_water_bytes:
+            core.after_enqueue()
+
+    def get_write_buffer_limits(self):
+        return ((<StreamCore>self._core).low_water_bytes, (<StreamCore>self._core).high_water_bytes)
+
+    def get_write_buffer_size(self):
+        """Bytes that were written and are not yet sent."""
+        return (<StreamCore>self._core).unsent_bytes
+
+    # What asyncio's own code (sslproto, sendfile) uses of a transport beyond the public interface.
+
+    def _force_close(self, exc):
+        (<StreamCore>self._core).force_close(exc)
+
+    def _fatal_error(self, exc, message="Fatal error on transport"):
+        (<StreamCore>self._core).fatal_error(exc, message)
+
+    def _make_empty_waiter(self):
+        return (<StreamCore>self._core).make_empty_waiter()
+
+    def _reset_empty_waiter(self):
+        (<StreamCore>self._core).empty_waiter = None
+
+    @property
+    def _protocol_paused(self):
+        return (<StreamCore>self._core).protocol_paused
+
+    @property
+    def _sock(self):
+        return (<StreamCore>self._core).sock
+
+    @property
+    def _sock_fd(self):
+        return (<StreamCore>self._core).fd
+
+    @property
+    def _protocol(self):
+        return (<StreamCore>self._core).protocol
+
+    def __del__(self):
+        cdef StreamCore core = self._core
+        if core is not None and core.fd >= 0 and core.sock is not None:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            core.sock.close()

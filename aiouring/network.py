@@ -1,0 +1,361 @@
+"""Connections and servers: what runs once per connection or per server.
+
+Part of loop.Loop; overrides the hooks that asyncio.BaseEventLoop leaves to an implementation, and adds unix sockets. Calls `_stream` and
+`_listener`. TLS is asyncio's own SSLProtocol above a StreamTransport, so its errors and time-outs are asyncio's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+import stat
+import sys
+import weakref
+from asyncio import sslproto
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aiouring._listener import Listener
+from aiouring._stream import StreamTransport
+
+if TYPE_CHECKING:
+    from aiouring._loop import LoopCore
+
+    class _Base(LoopCore, asyncio.BaseEventLoop):
+        pass
+else:
+    _Base = object
+
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
+SSLArgument = ssl.SSLContext | bool | None
+
+# 3.13 made it the default that a server removes its unix socket's file when it is closed.
+CLEANUP_SOCKET_DEFAULT = sys.version_info >= (3, 13)
+
+
+class NetworkMixin(_Base):
+    """Stream connections and servers of the loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Descriptors that transports use: add_reader() and sock_recv() on them would steal bytes.
+        self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._listeners: dict[int, Listener] = {}
+        self._unix_server_files: dict[socket.socket, tuple[int, int]] = {}
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        """Raise RuntimeError if a live transport uses this descriptor (an int or an object with fileno())."""
+        fileno = fd
+        if not isinstance(fileno, int):
+            try:
+                fileno = int(fileno.fileno())
+            except (AttributeError, TypeError, ValueError):
+                raise ValueError(f"Invalid file object: {fd!r}") from None
+        transport = self._transports.get(fileno)
+        if transport is not None and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+
+    # -- transports ---------------------------------------------------------------------------------------------------------------
+
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        context: Any = None,
+    ) -> StreamTransport:
+        self._ensure_fd_no_transport(sock)
+        return StreamTransport(self, sock, protocol, waiter, extra, server, context)
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        call_connection_made: bool = True,
+        context: Any = None,
+    ) -> Any:
+        self._ensure_fd_no_transport(rawsock)
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            call_connection_made,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        StreamTransport(self, rawsock, ssl_protocol, None, extra, server, context)
+        return ssl_protocol._app_transport
+
+    # -- servers ------------------------------------------------------------------------------------------------------------------
+
+    def _start_serving(
+        self,
+        protocol_factory: ProtocolFactory,
+        sock: socket.socket,
+        sslcontext: ssl.SSLContext | None = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        accept = partial(
+            self._connection_accepted, protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout
+        )
+        self._listeners[sock.fileno()] = Listener(self, sock, accept)
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        listener = self._listeners.pop(sock.fileno(), None)
+        if listener is not None:
+            listener.stop()
+        self._remove_unix_server_file(sock)
+        sock.close()
+
+    def _connection_accepted(
+        self,
+        protocol_factory: ProtocolFactory,
+        sslcontext: ssl.SSLContext | None,
+        server: Any,
+        ssl_handshake_timeout: float | None,
+        ssl_shutdown_timeout: float | None,
+        listener: Listener,
+        fd: int,
+    ) -> None:
+        listening = listener.sock
+        # With family, type and protocol given the constructor does not ask the kernel; SOCK_NONBLOCK says what ACCEPT has set already.
+        conn = socket.socket(listening.family, listening.type | socket.SOCK_NONBLOCK, listening.proto, fileno=fd)
+        if sslcontext is None:
+            protocol = None
+            try:
+                protocol = protocol_factory()
+                self._make_socket_transport(conn, protocol, server=server)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                conn.close()
+                self._accept_failed(exc, protocol, None)
+        else:
+            self.create_task(
+                self._accept_tls(conn, protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout)
+            )
+
+    async def _accept_tls(
+        self,
+        conn: socket.socket,
+        protocol_factory: ProtocolFactory,
+        sslcontext: ssl.SSLContext,
+        server: Any,
+        ssl_handshake_timeout: float | None,
+        ssl_shutdown_timeout: float | None,
+    ) -> None:
+        protocol = transport = None
+        try:
+            protocol = protocol_factory()
+            waiter: asyncio.Future[None] | None = self.create_future()
+            transport = self._make_ssl_transport(
+                conn,
+                protocol,
+                sslcontext,
+                waiter=waiter,
+                server_side=True,
+                server=server,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+            )
+            try:
+                await waiter  # type: ignore[misc]
+            except BaseException:
+                transport.close()
+                # The future's exception holds the traceback, which holds the protocol: let go of the cycle.
+                waiter = None
+                raise
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            if transport is None:
+                conn.close()
+            self._accept_failed(exc, protocol, transport)
+
+    def _accept_failed(self, exc: BaseException, protocol: Any, transport: Any) -> None:
+        if not self.get_debug():
+            return
+        context: dict[str, Any] = {"message": "Error on transport creation for incoming connection", "exception": exc}
+        if protocol is not None:
+            context["protocol"] = protocol
+        if transport is not None:
+            context["transport"] = transport
+        self.call_exception_handler(context)
+
+    # -- unix sockets -------------------------------------------------------------------------------------------------------------
+
+    async def create_unix_connection(  # type: ignore[override]
+        self,
+        protocol_factory: ProtocolFactory,
+        path: str | bytes | os.PathLike[str] | None = None,
+        *,
+        ssl: SSLArgument = None,
+        sock: socket.socket | None = None,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> tuple[Any, asyncio.BaseProtocol]:
+        """Connect to a unix stream socket: a path, an abstract name that begins with NUL, or a connected socket."""
+        if server_hostname is not None and not ssl:
+            raise ValueError("server_hostname is only meaningful with ssl")
+        if server_hostname is None and ssl:
+            raise ValueError("you have to pass server_hostname when using ssl")
+        if ssl_handshake_timeout is not None and not ssl:
+            raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+        if ssl_shutdown_timeout is not None and not ssl:
+            raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
+        if path is not None:
+            if sock is not None:
+                raise ValueError("path and sock can not be specified at the same time")
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0)
+            try:
+                sock.setblocking(False)
+                await self.sock_connect(sock, os.fspath(path))
+            except BaseException:
+                sock.close()
+                raise
+        else:
+            if sock is None:
+                raise ValueError("no path and sock were specified")
+            self._check_unix_stream(sock)
+            sock.setblocking(False)
+        return await self._create_connection_transport(  # type: ignore[attr-defined, no-any-return]
+            sock,
+            protocol_factory,
+            ssl,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+
+    async def create_unix_server(  # type: ignore[override]
+        self,
+        protocol_factory: ProtocolFactory,
+        path: str | bytes | os.PathLike[str] | None = None,
+        *,
+        sock: socket.socket | None = None,
+        backlog: int = 100,
+        ssl: SSLArgument = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        start_serving: bool = True,
+        cleanup_socket: bool = CLEANUP_SOCKET_DEFAULT,
+    ) -> asyncio.Server:
+        """Serve on a unix stream socket. A socket file that is left over at `path` is replaced; `cleanup_socket` removes it at the end."""
+        if isinstance(ssl, bool):
+            raise TypeError("ssl argument must be an SSLContext or None")
+        if ssl_handshake_timeout is not None and not ssl:
+            raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+        if ssl_shutdown_timeout is not None and not ssl:
+            raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
+        if path is not None:
+            if sock is not None:
+                raise ValueError("path and sock can not be specified at the same time")
+            sock = self._bind_unix(os.fspath(path))
+        else:
+            if sock is None:
+                raise ValueError("path was not specified, and no sock specified")
+            self._check_unix_stream(sock)
+        if cleanup_socket:
+            self._remember_unix_server_file(sock)
+        sock.setblocking(False)
+        server = asyncio.base_events.Server(
+            self, [sock], protocol_factory, ssl, backlog, ssl_handshake_timeout, ssl_shutdown_timeout
+        )
+        if start_serving:
+            server._start_serving()  # type: ignore[attr-defined]
+            # Callers may rely on the server accepting when this returns: give the loop one turn, as asyncio does.
+            await asyncio.sleep(0)
+        return server
+
+    @staticmethod
+    def _check_unix_stream(sock: socket.socket) -> None:
+        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"A UNIX Domain Stream Socket was expected, got {sock!r}")
+
+    @staticmethod
+    def _bind_unix(path: str | bytes) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if path[0] not in (0, "\x00"):
+            try:
+                if stat.S_ISSOCK(os.stat(path).st_mode):
+                    os.remove(path)
+            except FileNotFoundError:
+                pass
+            except OSError as err:
+                asyncio.log.logger.error("Unable to check or remove stale UNIX socket %r: %r", path, err)
+        try:
+            sock.bind(path)
+        except OSError as exc:
+            sock.close()
+            if exc.errno == errno.EADDRINUSE:
+                # The kernel's message does not name the address.
+                raise OSError(errno.EADDRINUSE, f"Address {path!r} is already in use") from None
+            raise
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _remember_unix_server_file(self, sock: socket.socket) -> None:
+        path = sock.getsockname()
+        if path and path[0] not in (0, "\x00"):
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                return
+            self._unix_server_files[sock] = (status.st_dev, status.st_ino)
+
+    def _remove_unix_server_file(self, sock: socket.socket) -> None:
+        """Remove the socket's file when the server ends, unless something else took its place."""
+        identity = self._unix_server_files.pop(sock, None)
+        if identity is None:
+            return
+        path = sock.getsockname()
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) == identity:
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as err:
+            asyncio.log.logger.error("Unable to clean up listening UNIX socket %r: %r", path, err)
+
+    # -- sendfile -----------------------------------------------------------------------------------------------------------------
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        """Send a file through a transport: BaseEventLoop.sendfile() calls this. What was written before goes out first."""
+        fd = transp._sock_fd
+        self._transports.pop(fd, None)  # the transport lends its socket to sock_sendfile
+        resume_reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        try:
+            return await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
+        finally:
+            transp._reset_empty_waiter()
+            if resume_reading:
+                transp.resume_reading()
+            self._transports[fd] = transp
