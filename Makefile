@@ -1,0 +1,128 @@
+# The commands of a checkout. `make demo` and `make test` do all the set-up that they need, on a machine that has only make.
+# Everything that is made lies in the checkout, in ignored folders: .venv (the environment), .cache (all the rest) and the
+# extension modules beside their sources. Only tools/setup-machine.sh reaches outside, with apt-get, and says so.
+
+PYTHON ?= python3
+export PYTHON
+
+VENV := .venv
+CACHE := .cache
+RESULTS := $(CACHE)/results
+ASAN := $(CACHE)/asan
+BIN := $(CURDIR)/$(VENV)/bin
+VPYTHON := $(BIN)/python
+PYTEST := $(VPYTHON) -m pytest
+# A folder of tests may pin what it needs.
+REQUIREMENTS := $(wildcard tests/requirements*.txt)
+PIP := $(VPYTHON) -m pip --disable-pip-version-check
+
+# The lanes of `make test`, in the order in which they run: what is likely to fail and quick comes first.
+LANES := lint test-package test-unit test-programs conformance test-asan
+
+# More arguments for one lane: make test-unit ARGS="-k accept -x"
+ARGS ?=
+
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+.PHONY: help
+help: ## says what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+
+# --- set-up
+
+# The two checks are quick where nothing is missing, so they run each time: a machine changes without the checkout knowing.
+.PHONY: machine-build machine-test
+machine-build machine-test: machine-%:
+	@tools/setup-machine.sh $*
+
+# pip 25.1 is the first that reads [dependency-groups]; Debian 12 and older Pythons bring an earlier one.
+define install-group
+	@echo "installing with pip into $(VENV): the dependency group '$(1)' of pyproject.toml $(2:%=and %)"
+	@test -x $(VPYTHON) || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@$(PIP) install -qq --upgrade 'pip>=25.1'
+	@$(PIP) install -qq --group $(1) $(2:%=--requirement %)
+	@touch $@
+endef
+
+$(VENV)/.group-build: pyproject.toml | machine-build
+	$(call install-group,build)
+
+$(VENV)/.group-dev: pyproject.toml $(REQUIREMENTS) | machine-test
+	$(call install-group,dev,$(REQUIREMENTS))
+
+# --- build
+
+.PHONY: build
+build: machine-build $(VENV)/.group-build extension ## builds the extension modules beside their sources, for .venv's Python
+
+# setuptools and Cython compare time stamps by themselves, included files and .pxd among them.
+.PHONY: extension
+extension:
+	@mkdir -p $(CACHE)
+	@$(VPYTHON) setup.py --quiet build_ext --inplace --build-temp $(CACHE)/build
+	@$(VPYTHON) tools/link_checkout.py
+
+.PHONY: dev
+dev: machine-test $(VENV)/.group-build $(VENV)/.group-dev extension
+
+# --- demo
+
+.PHONY: demo
+demo: build ## starts the demo server on 127.0.0.1:8080; with DEMO_SECONDS=5 it checks itself and ends
+	@exec $(VPYTHON) -m examples.demo_server
+
+# --- tests
+
+.PHONY: test
+test: dev ## everything: lint, every test, conformance and the address sanitizer
+	@$(VPYTHON) tools/lanes.py $(LANES)
+
+.PHONY: lint
+lint: dev ## ruff, mypy --strict, cython-lint and shellcheck
+	@status=0; \
+	check() { echo "lint: $$*"; "$$@" || status=1; }; \
+	check $(BIN)/ruff check .; \
+	check $(BIN)/mypy; \
+	check $(BIN)/cython-lint aiouring; \
+	check $(BIN)/shellcheck tools/*.sh .ci/run; \
+	exit $$status
+
+.PHONY: test-unit
+test-unit: dev ## the unit tests
+	@mkdir -p $(RESULTS)
+	@$(PYTEST) tests/unit --junitxml=$(RESULTS)/test-unit.xml $(ARGS)
+
+.PHONY: test-package
+test-package: dev ## pip install . in fresh environments, with a C compiler alone
+	@mkdir -p $(RESULTS)
+	@$(PYTEST) tests/package --junitxml=$(RESULTS)/test-package.xml $(ARGS)
+
+.PHONY: test-programs
+test-programs: dev ## unmodified programs on aiouring, against real servers
+	@mkdir -p $(RESULTS)
+	@$(PYTEST) tests/programs --junitxml=$(RESULTS)/test-programs.xml $(ARGS)
+
+.PHONY: conformance
+conformance: dev ## CPython's and uvloop's own tests, on each Python of the machine
+	@mkdir -p $(RESULTS)
+	@$(VPYTHON) -m tests.conformance --json $(RESULTS)/conformance.json $(ARGS)
+
+.PHONY: test-asan
+test-asan: dev ## the unit tests under Python's debug allocator, then with the address sanitizer
+	@mkdir -p $(RESULTS)
+	@tools/test-asan.sh $(RESULTS)/test-asan $(ARGS)
+
+# --- the rest
+
+.PHONY: bare-debian
+bare-debian: ## make demo and make test in a bare Debian 12 (as root)
+	@tools/bare-debian.sh
+
+.PHONY: clean
+clean: ## removes everything that was made, .venv and .cache too
+	rm -rf $(VENV) $(CACHE) build dist *.egg-info
+	find aiouring -name '*.so' -delete
+	find aiouring -name '*.pyx' -exec sh -c 'for f; do rm -f "$${f%.pyx}.c"; done' sh {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

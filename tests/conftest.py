@@ -1,0 +1,94 @@
+"""What all tests share: loops that are closed and counted, a seed that is printed, and pytest-asyncio on aiouring's loop.
+
+pytest reads this file before any test below `tests/`. It uses aiouring's public names only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+import aiouring
+
+# One number decides every random choice of a run; AIOURING_SEED repeats a run that failed.
+SEED = int(os.environ.get("AIOURING_SEED") or random.SystemRandom().randrange(2**32))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [
+        f"seed: {SEED} (AIOURING_SEED={SEED} repeats it)",
+        f"aiouring: {os.path.dirname(aiouring.__file__)} on Linux {os.uname().release}",
+    ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Puts the seed beside each failure, where someone who reads only that failure finds it."""
+    report: pytest.TestReport = yield
+    if report.failed:
+        report.sections.append(("seed", f"AIOURING_SEED={SEED}"))
+    return report
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every `async def` test runs on aiouring's loop."""
+    return {"aiouring": aiouring.new_event_loop}
+
+
+def open_descriptors() -> dict[int, str]:
+    """This process's open descriptors and what each one is, as the kernel names it."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            # The descriptor that listed the folder is gone by now.
+            continue
+    return found
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """Fails a test that leaves a descriptor open. Fixtures that a test names after this one are closed before the count."""
+    gc.collect()
+    before = open_descriptors()
+    yield
+    # An object in a reference cycle closes what it owns when it is collected; that is no leak.
+    gc.collect()
+    after = open_descriptors()
+    leaked = {number: what for number, what in after.items() if before.get(number) != what}
+    assert not leaked, f"left open: {leaked}"
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of this test alone: the same seed gives the same numbers, whichever tests run beside it."""
+    return random.Random(f"{SEED}:{request.node.nodeid}")
+
+
+@pytest.fixture
+def loop(descriptors: None) -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop of aiouring, closed after the test. What the loop reports to its exception handler fails the test, and so does a
+    descriptor that is still open once the loop is closed."""
+    loop = aiouring.new_event_loop()
+    reported: list[Mapping[str, object]] = []
+
+    def collect(loop: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
+        reported.append(context)
+
+    loop.set_exception_handler(collect)
+    try:
+        yield loop
+    finally:
+        if not loop.is_closed():
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+    assert not reported, f"the loop's exception handler was called: {reported}"

@@ -1,0 +1,57 @@
+"""Copies the checkout's sources, and nothing that was built from them, to another folder; copies again only what changed.
+
+Called by the Makefile for the address-sanitizer build and by the package's tests, so that a build with other flags or of another
+kind never meets the extension modules of `make build`. What the build left in the destination stays there, so that a second build
+is a short one; a source that is gone from the checkout is removed there too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LEFT_OUT_FOLDERS = {".git", ".venv", ".cache", "build", "dist", "__pycache__"}
+BUILT_SUFFIXES = {".so", ".o", ".pyc"}
+
+
+def is_built(path: Path) -> bool:
+    """Whether a build made this file; Cython's C file lies beside the .pyx it was made from."""
+    return path.suffix in BUILT_SUFFIXES or (path.suffix == ".c" and path.with_suffix(".pyx").exists())
+
+
+def sources(folder: Path) -> Iterator[Path]:
+    """Every source below `folder`, relative to it."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in LEFT_OUT_FOLDERS and not name.endswith((".egg-info", "_cache"))]
+        for name in files:
+            path = Path(parent, name)
+            if not is_built(path) and path.is_file():
+                yield path.relative_to(folder)
+
+
+def copy_checkout(destination: Path, root: Path = ROOT) -> int:
+    """Brings `destination` up to date with the checkout at `root`; gives the number of files that had to be copied."""
+    wanted = set(sources(root))
+    copied = 0
+    for relative in sorted(wanted):
+        source, target = root / relative, destination / relative
+        stat = source.stat()
+        if target.exists() and (target.stat().st_mtime_ns, target.stat().st_size) == (stat.st_mtime_ns, stat.st_size):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
+        copied += 1
+    if destination.exists():
+        for relative in set(sources(destination)) - wanted:
+            (destination / relative).unlink()
+    return copied
+
+
+if __name__ == "__main__":
+    destination = Path(sys.argv[1])
+    print(f"{copy_checkout(destination)} files copied to {destination}")

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Runs the whole of the unit tests twice: once under Python's debug allocator and -X dev, once with the extension modules built
+# with the address sanitizer. Called by `make test-asan` as `test-asan.sh RESULTS_PREFIX [PYTEST_ARGUMENT...]`.
+#
+# The sanitizer's build lives in a copy of the checkout, so that neither build ever sees the other's extension modules, and its
+# tests run in that copy: every child that a test starts imports the sanitized modules too.
+set -euo pipefail
+
+results=$(realpath -m "$1")
+shift
+cd "$(dirname "$0")/.."
+python=$PWD/.venv/bin/python
+copy=$PWD/.cache/asan/checkout
+reports=$PWD/.cache/asan/reports
+status=0
+
+echo "test-asan: the unit tests with PYTHONMALLOC=debug and -X dev"
+PYTHONMALLOC=debug "$python" -X dev -m pytest tests/unit --junitxml="$results-debug.xml" --timeout=300 "$@" || status=1
+
+runtime=$(gcc -print-file-name=libasan.so)
+[ "$runtime" != libasan.so ] || { echo "test-asan: gcc has no libasan; Debian's package libgcc-N-dev brings it" >&2; exit 1; }
+# The linker script or link that gcc names is not always what the dynamic loader can take; its target is.
+runtime=$(realpath "$runtime")
+
+echo "test-asan: building with -fsanitize=address in .cache/asan"
+"$python" tools/copy_checkout.py "$copy"
+(cd "$copy" && AIOURING_CFLAGS="-fsanitize=address -fno-omit-frame-pointer -g -O1" "$python" setup.py --quiet build_ext --inplace --build-temp ../build)
+for module in "$copy"/aiouring/*.so; do
+    # Without this the lane would pass just as well on modules that nobody instrumented.
+    nm -D "$module" | grep -q __asan_ || { echo "test-asan: $module is not instrumented" >&2; exit 1; }
+done
+
+rm -rf "$reports"
+mkdir -p "$reports"
+echo "test-asan: the unit tests with the address sanitizer"
+# PYTHONMALLOC=malloc sends each allocation to the sanitizer, which Python's own allocator would hide from it.
+# Errors go to files as well as ending the process: a child's death alone could be what a test expects.
+# Leaks are looked for at exit and reported without a status of their own: CPython leaves much allocated by design, so
+# asan_leaks.py picks out what the project's modules allocated themselves.
+(
+    cd "$copy"
+    export PYTHONMALLOC=malloc PYTHONPATH="$copy" AIOURING_SANITIZER=address
+    export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:log_path=$reports/asan:handle_segv=1:allocator_may_return_null=1"
+    export LSAN_OPTIONS="exitcode=0:report_objects=0:max_leaks=0"
+    LD_PRELOAD="$runtime" "$python" -m pytest tests/unit --junitxml="$results-address.xml" --timeout=600 "$@"
+) || status=1
+"$python" tools/asan_reports.py "$reports" || status=1
+exit $status
