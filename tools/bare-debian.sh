@@ -95,12 +95,12 @@ mount_into /proc --types proc proc
 mount_into /sys --rbind /sys
 mount_into /dev --rbind /dev
 mount_into /tmp --types tmpfs tmpfs
-# Folders of wheels that pip's settings name on this machine.
+# Folders of packages that pip's settings name on this machine. The pages of an index in a folder `simple` link to files beside it.
 pip=$(command -v pip3 || command -v pip || true)
 if [ -n "$pip" ]; then
     while read -r folder; do
         [ -d "$folder" ] && mount_into "$folder" --bind --options ro "$folder"
-    done < <("$pip" config list 2>/dev/null | grep -E 'find-links|index-url' | grep -oE "(file://)?/[^'\" ]+" | grep -vE '^//' | sed 's#^file://##' | sort -u)
+    done < <("$pip" config list 2>/dev/null | grep -E 'find-links|index-url' | grep -oE "(file://)?/[^'\" ]+" | grep -vE '^//' | sed -E 's#^file://##; s#/simple/?$##' | sort -u)
 fi
 
 rm -rf "$root/root/checkout"
@@ -116,6 +116,7 @@ while IFS= read -r setting; do kept+=("$setting"); done < <(env | grep -E '^(PIP
 echo "bare-debian: $(cat "$root/etc/debian_version"): installing make, as a person would, then: $command"
 chroot "$root" /usr/bin/env --ignore-environment "${kept[@]}" \
     HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM="${TERM:-dumb}" \
-    DEBIAN_FRONTEND=noninteractive /bin/bash -c "
+    DEBIAN_FRONTEND=noninteractive /bin/bash -ec "
         apt-get update -qq && apt-get install -y -qq --no-install-recommends make git >/tmp/apt.log 2>&1 || { cat /tmp/apt.log; exit 1; }
-        cd /root/checkout && $command"
+        cd /root/checkout
+        $command"
