@@ -81,7 +81,8 @@ test: dev ## everything: lint, every test, conformance and the address sanitizer
 
 .PHONY: lint
 lint: dev ## ruff, mypy --strict, cython-lint and shellcheck
-	@status=0; \
+	@# cython-lint calls pycodestyle by its name.
+	@status=0; PATH="$(BIN):$$PATH"; \
 	check() { echo "lint: $$*"; "$$@" || status=1; }; \
 	check $(BIN)/ruff check .; \
 	check $(BIN)/mypy; \

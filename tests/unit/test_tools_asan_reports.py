@@ -1,4 +1,4 @@
-"""tools/asan_reports.py: a memory error always counts; a leak counts if one of our modules made the allocation."""
+"""tools/asan_reports.py: a memory error always counts; a leak counts if one of our modules made the allocation, itself or through the C API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ INTERPRETERS_LEAK = """
 Direct leak of 1561 byte(s) in 2 object(s) allocated from:
     #0 0x7f0 in __interceptor_malloc ../../../../src/libsanitizer/asan/asan_malloc_linux.cpp:69
     #1 0x5a1 in _PyMem_RawMalloc Objects/obmalloc.c:99
-    #2 0x7f1 in __pyx_pw_3ring (/tmp/aiouring/_ring.cpython-311-x86_64-linux-gnu.so+0x41)
+    #2 0x5a2 in _PyUnicode_New Objects/unicodeobject.c:1412
+    #3 0x5a3 in PyUnicode_InternFromString Objects/unicodeobject.c:14850
+    #4 0x5a4 in add_methods Objects/typeobject.c:5900
+    #5 0x5a5 in type_ready Objects/typeobject.c:6500
+    #6 0x5a6 in _PyTypes_InitTypes Objects/object.c:1900
+    #7 0x5a7 in pycore_init_types Python/pylifecycle.c:650
+    #8 0x7f1 in __pyx_pw_3ring (/tmp/aiouring/_ring.cpython-311-x86_64-linux-gnu.so+0x41)
 
 SUMMARY: AddressSanitizer: 1561 byte(s) leaked in 2 allocation(s).
 """
@@ -27,6 +33,15 @@ Direct leak of 96 byte(s) in 1 object(s) allocated from:
     #2 0x5a1 in _PyEval_EvalFrameDefault Python/ceval.c:5381
 
 SUMMARY: AddressSanitizer: 96 byte(s) leaked in 1 allocation(s).
+"""
+
+OUR_LOST_REFERENCE = """
+Direct leak of 33 byte(s) in 1 object(s) allocated from:
+    #0 0x7f0 in __interceptor_malloc ../../../../src/libsanitizer/asan/asan_malloc_linux.cpp:69
+    #1 0x5a1 in PyBytes_FromStringAndSize Objects/bytesobject.c:95
+    #2 0x7f1 in __pyx_f_receive aiouring/_stream.c:6965
+
+SUMMARY: AddressSanitizer: 33 byte(s) leaked in 1 allocation(s).
 """
 
 USE_AFTER_FREE = """
@@ -59,6 +74,12 @@ def test_our_own_allocation_counts(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "96 byte(s)" in done.stdout
     assert "1561" not in done.stdout
+
+
+def test_an_object_that_we_lost_counts(tmp_path: Path) -> None:
+    done = judge(tmp_path, OUR_LOST_REFERENCE)
+    assert done.returncode == 1
+    assert "33 byte(s)" in done.stdout
 
 
 def test_a_memory_error_counts(tmp_path: Path) -> None:
