@@ -1,0 +1,174 @@
+"""The test child: lists the tests of some files, or runs a list of tests and reports each result over a pipe.
+
+The runner starts it with the path of a request (JSON) and the number of the pipe's descriptor. Each message is one line of JSON. It never
+decides about time: the runner kills it when a test takes too long, and starts another for what is left.
+"""
+import faulthandler
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+import unittest
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from . import aim_cpython, aim_uvloop
+from .loops import factory_of
+
+ErrorInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+
+class Pipe:
+    """The way back to the runner. A forked child that comes back through the test must not report: only the first process does."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self._descriptor = descriptor
+        self._process = os.getpid()
+
+    def send(self, event: str, **fields: object) -> None:
+        """Writes one message whole, or dies with the runner."""
+        if os.getpid() != self._process:
+            return
+        data = (json.dumps({"event": event, **fields}) + "\n").encode()
+        while data:
+            data = data[os.write(self._descriptor, data):]
+
+
+class Reporter(unittest.TestResult):
+    """Sends one message when a test starts and one when it has ended."""
+
+    def __init__(self, pipe: Pipe, package: str) -> None:
+        super().__init__()
+        self._pipe = pipe
+        self._prefix = package + "."
+        self._outcome = ""
+        self._details: list[str] = []
+        self._started_s = 0.0
+
+    def identify(self, test: object) -> str:
+        """The test's name without the package: file.Class.test."""
+        owner = getattr(test, "test_case", test)
+        name: str = owner.id()
+        return name.removeprefix(self._prefix).replace("(" + self._prefix, "(")
+
+    def startTest(self, test: unittest.TestCase) -> None:
+        self._outcome, self._details = "", []
+        self._started_s = time.monotonic()
+        self._pipe.send("start", test=self.identify(test))
+
+    def stopTest(self, test: unittest.TestCase) -> None:
+        self._pipe.send(
+            "end",
+            test=self.identify(test),
+            outcome=self._outcome or "failed",
+            detail="\n".join(self._details) if self._outcome else "the test ended without an outcome",
+            duration_s=round(time.monotonic() - self._started_s, 3),
+        )
+
+    def _note(self, test: object, outcome: str, detail: str) -> None:
+        """Keeps the worst outcome of a test; what belongs to no test (a class's or a module's set-up) is sent at once."""
+        if isinstance(test, unittest.TestCase):
+            # A skipped sub-test does not make the test skipped, and nothing mends a failure.
+            is_part = hasattr(test, "test_case")
+            if self._outcome != "failed" and not (is_part and outcome != "failed"):
+                self._outcome = outcome
+            if detail:
+                self._details.append(detail)
+        else:
+            self._pipe.send("fixture", name=self.identify(test), outcome=outcome, detail=detail)
+
+    def _note_error(self, test: object, error: Any) -> None:
+        self._note(test, "failed", "".join(traceback.format_exception(*error)))
+
+    def addSuccess(self, test: unittest.TestCase) -> None:
+        self._note(test, "passed", "")
+
+    def addError(self, test: unittest.TestCase, err: Any) -> None:
+        self._note_error(test, err)
+
+    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
+        self._note_error(test, err)
+
+    def addSkip(self, test: unittest.TestCase, reason: str) -> None:
+        self._note(test, "skipped", reason)
+
+    def addExpectedFailure(self, test: unittest.TestCase, err: Any) -> None:
+        self._note(test, "passed", "")
+
+    def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:
+        self._note(test, "failed", "the suite expects this test to fail, and it passed")
+
+    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
+        if err is not None:
+            self._note_error(subtest, err)
+
+
+def load(suite: str, file: str, loop_name: str) -> list[unittest.TestCase]:
+    """Imports one test file, aims it at the loop, and returns its tests."""
+    if suite == "cpython":
+        package = aim_cpython.PACKAGE
+        module = importlib.import_module(f"{package}.{file}")
+        aim_cpython.after_import(module, factory_of(loop_name))
+    elif suite == "uvloop":
+        package = aim_uvloop.PACKAGE
+        module = importlib.import_module(f"{package}.{file}")
+        aim_uvloop.after_import(module)
+    else:
+        module = importlib.import_module(file)
+    return list(_flatten(unittest.defaultTestLoader.loadTestsFromModule(module)))
+
+
+def _flatten(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from _flatten(item)
+        else:
+            yield item
+
+
+def prepare(suite: str, loop_name: str) -> str:
+    """Aims what all files of the suite share; returns the name of the suite's package."""
+    if suite == "cpython":
+        aim_cpython.before_import(factory_of(loop_name))
+        return aim_cpython.PACKAGE
+    if suite == "uvloop":
+        return aim_uvloop.PACKAGE
+    return ""
+
+
+def _list(pipe: Pipe, reporter: Reporter, suite: str, file: str, loop_name: str) -> None:
+    """Sends the names of one file's tests; a file that cannot be imported is a result too."""
+    try:
+        tests = load(suite, file, loop_name)
+    except unittest.SkipTest as error:
+        pipe.send("fixture", name=file, outcome="skipped", detail=str(error))
+    except Exception:
+        pipe.send("fixture", name=file, outcome="failed", detail=traceback.format_exc())
+    else:
+        for test in tests:
+            pipe.send("test", file=file, test=reporter.identify(test))
+
+
+def main() -> None:
+    """Reads the request, then lists or runs."""
+    faulthandler.enable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with open(sys.argv[1], encoding="utf-8") as file:
+        request = json.load(file)
+    pipe = Pipe(int(sys.argv[2]))
+    del sys.argv[1:]
+    sys.path[:0] = request["path"]
+    suite, loop_name = request["suite"], request["loop"]
+    reporter = Reporter(pipe, prepare(suite, loop_name))
+    if request["action"] == "list":
+        for name in request["files"]:
+            _list(pipe, reporter, suite, name, loop_name)
+    else:
+        tests = {reporter.identify(test): test for test in load(suite, request["file"], loop_name)}
+        unittest.TestSuite(tests[name] for name in request["tests"]).run(reporter)
+    pipe.send("done")

@@ -1,0 +1,97 @@
+"""The suites: which files of them run, and where those come from. The command line and the environments use it.
+
+CPython's suite is part of the standard library's `test` package. uvloop's comes from its source distribution, which is fetched once into
+the cache and never becomes part of the project.
+"""
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "conformance"
+INSIDE = Path(__file__).resolve().parent
+
+UVLOOP_VERSION = "0.23.0"
+
+
+class SuiteError(Exception):
+    """A suite cannot run here; the message says what is missing and how to get it."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite's name, its test files, and what of it is left out with the reason for it."""
+
+    name: str
+    files: tuple[str, ...]
+    left_out: Mapping[str, str]
+    requirements: tuple[str, ...] = ()
+
+
+# The slow files come first, so that no worker is left alone with one of them at the end.
+CPYTHON = Suite(
+    name="cpython",
+    files=(
+        "test_ssl", "test_events", "test_subprocess", "test_unix_events", "test_sendfile", "test_sslproto", "test_tasks", "test_streams",
+        "test_sock_lowlevel", "test_server", "test_buffered_proto", "test_context", "test_eager_task_factory", "test_futures",
+        "test_futures2", "test_locks", "test_protocols", "test_queues", "test_runners", "test_staggered", "test_taskgroups",
+        "test_threads", "test_timeouts", "test_transports", "test_waitfor",
+    ),
+    left_out={},
+)
+
+UVLOOP = Suite(
+    name="uvloop",
+    files=(
+        "test_tcp", "test_process", "test_context", "test_unix", "test_process_spawning", "test_base", "test_signals", "test_sockets",
+        "test_udp", "test_pipes", "test_dns", "test_aiohttp", "test_dealloc", "test_executors", "test_regr1", "test_runner",
+    ),
+    left_out={
+        "test_cython": "a coroutine compiled into uvloop's own extension",
+        "test_fs_event": "uvloop's private binding of libuv's file watcher",
+        "test_libuv_api": "pointers to libuv's own structures",
+        "test_sourcecode": "the style of uvloop's source files",
+        "test_testbase": "the metaclass of the suite's own test classes",
+    },
+    # As the suite's own list of test requirements has them.
+    requirements=("aiohttp>=3.10.5", "psutil", "pyOpenSSL~=26.4.0"),
+)
+
+SUITES = {suite.name: suite for suite in (CPYTHON, UVLOOP)}
+
+
+def fetch_uvloop_suite() -> Path:
+    """The folder with uvloop's `tests/` and, under `support/`, its test helpers; downloads the source distribution the first time."""
+    folder = CACHE / f"uvloop-suite-{UVLOOP_VERSION}"
+    if folder.is_dir():
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch_name:
+        scratch = Path(scratch_name)
+        # fmt: a source distribution is what the tests are in; pip asks its build system for its name, which needs no compiler.
+        download = subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "uvloop", "--dest", str(scratch),
+             f"uvloop=={UVLOOP_VERSION}"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )
+        archives = list(scratch.glob("uvloop-*.tar.gz"))
+        if download.returncode or not archives:
+            raise SuiteError(
+                f"pip could not download the source distribution of uvloop {UVLOOP_VERSION}, which holds its tests; "
+                f"check the network or pip's index:\n{download.stdout.strip()}"
+            )
+        top = f"uvloop-{UVLOOP_VERSION}/"
+        with tarfile.open(archives[0]) as archive:
+            wanted = [member for member in archive if member.name.startswith((top + "tests/", top + "uvloop/_testbase.py"))]
+            archive.extractall(scratch, members=wanted, filter="data")
+        unpacked = scratch / top
+        (unpacked / "support").mkdir()
+        shutil.move(unpacked / "uvloop" / "_testbase.py", unpacked / "support" / "_testbase.py")
+        (unpacked / "uvloop").rmdir()
+        unpacked.rename(folder)
+    return folder
