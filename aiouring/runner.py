@@ -68,7 +68,8 @@ def run(
             runner.get_loop()  # so that a refusal comes before the coroutine is wrapped
             return runner.run(main)
     except BaseException:
-        main.close()  # nothing where it has run; else it would warn that it was never awaited
+        if asyncio.iscoroutine(main):
+            main.close()  # nothing where it has run; else it would warn that it was never awaited
         raise
 
 
