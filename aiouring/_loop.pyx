@@ -110,6 +110,8 @@ cdef class LoopCore:
     """Scheduling and completions. Not for use by itself: see aiouring.Loop."""
 
     def __cinit__(self, *args, **kwargs):
+        # Until BaseEventLoop.__init__ says otherwise: a loop whose ring was refused must not be closed by its __del__.
+        self._closed = True
         self.ring = Ring()
         self.ops = OpTable(self.ring)
         self.timers = TimerHeap()

@@ -8,6 +8,7 @@ import gc
 import socket
 import struct
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -631,9 +632,12 @@ def test_unclosed_transport_warns(loop):
     pair = list(loop.run_until_complete(connect(lambda: Recorder(loop))))
     loop.close()
     pair.pop().close()
-    with pytest.warns(ResourceWarning, match="unclosed transport"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         pair.clear()
         gc.collect()
+    # The socket may be finalized before its transport, and then warns too.
+    assert any("unclosed transport" in str(warning.message) for warning in caught)
 
 
 def test_start_tls_leftover_goes_to_the_new_protocol(loop):
