@@ -388,7 +388,7 @@ cdef class LoopCore:
         return 0
 
     cdef int submit_now(self) except -1:
-        if not self.ring.queued() or self.ring_thread != syscall(SYS_gettid):
+        if self.ops.closed or not self.ring.queued() or self.ring_thread != syscall(SYS_gettid):
             return 0            # another thread's ring: its next turn submits
         with nogil:
             self.ring.enter(0, 0)

@@ -21,7 +21,7 @@ cdef class StreamCore(Flushable):
     cdef uint64_t recv_request, send_request    # 0: none in flight
     cdef BufferRing recv_buffers                # what recv_request was armed with
     cdef bint buffered_protocol, reading, paused, eof_received, eof_written, closing, lost, lost_scheduled, protocol_paused
-    cdef bint backlog_scheduled
+    cdef bint backlog_scheduled, recv_cancelled
     cdef uint32_t writes_after_loss
     cdef list backlog                           # what came after pause_reading: bytes, then perhaps None (EOF) or an exception
     cdef list queue                             # bytes to send after `sending`

@@ -80,6 +80,7 @@ cdef class StreamCore(Flushable):
         cdef io_uring_sqe *sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_RECV)
         prep_recv_multishot(sqe, self.fd, self.recv_buffers.group)
         self.recv_request = sqe.user_data
+        self.recv_cancelled = False
         return 0
 
     @staticmethod
@@ -204,6 +205,7 @@ cdef class StreamCore(Flushable):
     def pause_reading(self):
         if not self.is_reading():
             return
+        self.loop.ops.check()
         self.paused = True
         self.loop.schedule_flush(self)
         if self.loop._debug:
@@ -212,6 +214,7 @@ cdef class StreamCore(Flushable):
     def resume_reading(self):
         if self.closing or not self.paused:
             return
+        self.loop.ops.check()
         self.paused = False
         if self.backlog is not None and not self.backlog_scheduled:
             self.backlog_scheduled = True
@@ -310,7 +313,8 @@ cdef class StreamCore(Flushable):
         if self.recv_request == 0:
             if self.wants_data():
                 self.arm_recv()
-        elif not self.wants_data():
+        elif not self.recv_cancelled and not self.wants_data():
+            self.recv_cancelled = True
             self.loop.ops.cancel(self.recv_request)
         if self.send_request == 0 and not self.lost and (self.sending is not None or self.queue):
             self.arm_send()
@@ -441,8 +445,8 @@ cdef class StreamCore(Flushable):
     cpdef close(self):
         if self.closing or self.lost:
             return
+        self.loop.ops.check()           # refuse before anything has changed
         self.closing = True
-        self.loop.check_open()
         self.loop.schedule_flush(self)          # ends the receive
         if self.unsent_bytes == 0:
             self.lose(None)
@@ -450,6 +454,7 @@ cdef class StreamCore(Flushable):
     cdef int force_close(self, object error) except -1:
         if self.lost:
             return 0
+        self.loop.ops.check()
         self.queue.clear()
         self.unsent_bytes = 0
         self.closing = True
