@@ -25,7 +25,7 @@ class Loop(LoopCore, NetworkMixin, asyncio.BaseEventLoop):
     def run_forever(self) -> None:
         """Run until stop() is called."""
         self._check_closed()
-        self._check_running()  # type: ignore[attr-defined]  # a method of BaseEventLoop that the stubs leave out
+        self._check_running()
         self._attach()
         try:
             super().run_forever()

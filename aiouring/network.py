@@ -15,6 +15,7 @@ import stat
 import sys
 import weakref
 from asyncio import sslproto
+from asyncio.log import logger
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,7 @@ from aiouring._listener import Listener
 from aiouring._stream import StreamTransport
 
 if TYPE_CHECKING:
-    from aiouring._loop import LoopCore
-
-    class _Base(LoopCore, asyncio.BaseEventLoop):
-        pass
+    _Base = asyncio.BaseEventLoop
 else:
     _Base = object
 
@@ -95,11 +93,11 @@ class NetworkMixin(_Base):
             self,
             protocol,
             sslcontext,
-            waiter,
+            waiter,  # type: ignore[arg-type]  # None is fine: the type stubs leave it out
             server_side,
             server_hostname,
             call_connection_made,
-            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]  # seconds may be a float
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         StreamTransport(self, rawsock, ssl_protocol, None, extra, server, context)
@@ -250,7 +248,7 @@ class NetworkMixin(_Base):
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
 
-    async def create_unix_server(  # type: ignore[override]
+    async def create_unix_server(
         self,
         protocol_factory: ProtocolFactory,
         path: str | bytes | os.PathLike[str] | None = None,
@@ -305,7 +303,7 @@ class NetworkMixin(_Base):
             except FileNotFoundError:
                 pass
             except OSError as err:
-                asyncio.log.logger.error("Unable to check or remove stale UNIX socket %r: %r", path, err)
+                logger.error("Unable to check or remove stale UNIX socket %r: %r", path, err)
         try:
             sock.bind(path)
         except OSError as exc:
@@ -341,7 +339,7 @@ class NetworkMixin(_Base):
         except FileNotFoundError:
             pass
         except OSError as err:
-            asyncio.log.logger.error("Unable to clean up listening UNIX socket %r: %r", path, err)
+            logger.error("Unable to clean up listening UNIX socket %r: %r", path, err)
 
     # -- sendfile -----------------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import pytest
 
@@ -27,9 +27,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Puts the seed beside each failure, where someone who reads only that failure finds it."""
-    report: pytest.TestReport = yield
+    report = yield
     if report.failed:
         report.sections.append(("seed", f"AIOURING_SEED={SEED}"))
     return report

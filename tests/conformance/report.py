@@ -32,7 +32,8 @@ class Progress:
         now_s = time.monotonic()
         if now_s - self._shown_s >= (0.2 if self._in_place else PROGRESS_INTERVAL_S):
             self._shown_s = now_s
-            line = f"{self._counts.total()}/{self._total} in {now_s - self._started_s:.0f} s: {describe(self._counts)}; {chunk.run.label} {chunk.file}"
+            line = f"{self._counts.total()}/{self._total} in {now_s - self._started_s:.0f} s: {describe(self._counts)}"
+            line += f"; {chunk.run.label} {chunk.file}"
             print(f"\r\x1b[K{line}" if self._in_place else line, end="" if self._in_place else "\n", file=sys.stderr, flush=True)
 
     def _clear(self) -> None:

@@ -29,7 +29,7 @@ def before_import(factory: LoopFactory) -> None:
     """Makes the default policy, whenever a test goes back to it, hand out the loop under test."""
     from asyncio import unix_events
 
-    policy: Any = getattr(unix_events, "_DefaultEventLoopPolicy", None) or unix_events._UnixDefaultEventLoopPolicy  # type: ignore[attr-defined]
+    policy: Any = getattr(unix_events, "_DefaultEventLoopPolicy", None) or unix_events._UnixDefaultEventLoopPolicy
     policy._loop_factory = staticmethod(factory)
     _replace_close_loop()
 

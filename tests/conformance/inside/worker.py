@@ -52,7 +52,7 @@ class Reporter(unittest.TestResult):
 
     def identify(self, test: object) -> str:
         """The test's name without the package: file.Class.test."""
-        owner = getattr(test, "test_case", test)
+        owner: Any = getattr(test, "test_case", test)
         name: str = owner.id()
         return name.removeprefix(self._prefix).replace("(" + self._prefix, "(")
 

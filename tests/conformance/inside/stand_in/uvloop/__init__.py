@@ -19,10 +19,10 @@ __path__.append(os.environ["CONFORMANCE_UVLOOP_TESTBASE"])
 if _NAME == "aiouring":
     from aiouring import EventLoopPolicy, Loop, install, new_event_loop
 else:
-    from asyncio import DefaultEventLoopPolicy as EventLoopPolicy
-    from asyncio import SelectorEventLoop as Loop
+    from asyncio import DefaultEventLoopPolicy as EventLoopPolicy  # type: ignore[assignment]
+    from asyncio import SelectorEventLoop as Loop  # type: ignore[assignment]
 
-    def new_event_loop() -> asyncio.AbstractEventLoop:
+    def new_event_loop() -> asyncio.AbstractEventLoop:  # type: ignore[misc]  # another loop than the one above
         """A new stock loop."""
         return Loop()
 

@@ -1,0 +1,35 @@
+"""What Python sees of a stream connection: the transport, with asyncio's interface. Its native core is made and held by the transport."""
+
+import asyncio
+import socket
+from contextvars import Context
+from typing import Any, final
+
+from aiouring._loop import Flushable
+
+@final
+class StreamCore(Flushable): ...
+
+class StreamTransport(asyncio.Transport):
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        server: object = None,
+        context: Context | None = None,
+    ) -> None: ...
+    def _force_close(self, exc: BaseException | None) -> None: ...
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None: ...
+    def _make_empty_waiter(self) -> asyncio.Future[None]: ...
+    def _reset_empty_waiter(self) -> None: ...
+    @property
+    def _protocol_paused(self) -> bool: ...
+    @property
+    def _sock(self) -> socket.socket: ...
+    @property
+    def _sock_fd(self) -> int: ...
+    @property
+    def _protocol(self) -> asyncio.BaseProtocol: ...
