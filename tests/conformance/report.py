@@ -63,9 +63,9 @@ def print_summary(run: Run, results: list[Result], verdict: Verdict, left_out: d
         print(f"  {file:28} {seconds[file]:6.1f} s  {describe(counts)}")
     for file, reason in sorted(left_out.items()):
         print(f"  {file:28}  left out: {reason}")
-    reasons: Counter[str] = Counter(result.detail.strip() or "no reason given" for result in results if result.outcome == "skipped")
+    reasons: Counter[str] = Counter(" ".join(result.detail.split()) or "no reason given" for result in results if result.outcome == "skipped")
     for reason, count in sorted(reasons.items()):
-        print(f"  skipped by the suite itself, {count}: {reason.splitlines()[-1]}")
+        print(f"  skipped by the suite itself, {count}: {reason}")
     print(f"  total: {describe(Counter(result.outcome for result in results))}; expected failures: {len(verdict.expected)}")
 
 

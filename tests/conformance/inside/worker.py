@@ -48,7 +48,7 @@ class Reporter(unittest.TestResult):
         self._prefix = package + "."
         self._outcome = ""
         self._details: list[str] = []
-        self._started_s = 0.0
+        self._started_s: float | None = None
 
     def identify(self, test: object) -> str:
         """The test's name without the package: file.Class.test."""
@@ -57,7 +57,6 @@ class Reporter(unittest.TestResult):
         return name.removeprefix(self._prefix).replace("(" + self._prefix, "(")
 
     def startTest(self, test: unittest.TestCase) -> None:
-        self._outcome, self._details = "", []
         self._started_s = time.monotonic()
         self._pipe.send("start", test=self.identify(test))
 
@@ -67,8 +66,10 @@ class Reporter(unittest.TestResult):
             test=self.identify(test),
             outcome=self._outcome or "failed",
             detail="\n".join(self._details) if self._outcome else "the test ended without an outcome",
-            duration_s=round(time.monotonic() - self._started_s, 3),
+            duration_s=0.0 if self._started_s is None else round(time.monotonic() - self._started_s, 3),
         )
+        # Python 3.12.1 stops skipped tests that it never started, so the next test cannot count on its start to clear this.
+        self._outcome, self._details, self._started_s = "", [], None
 
     def _note(self, test: object, outcome: str, detail: str) -> None:
         """Keeps the worst outcome of a test; what belongs to no test (a class's or a module's set-up) is sent at once."""
