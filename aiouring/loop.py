@@ -12,10 +12,14 @@ from __future__ import annotations
 import asyncio
 
 from aiouring._loop import LoopCore
+from aiouring._pipe import PipeMixin
+from aiouring._poll import PollMixin
 from aiouring.network import NetworkMixin
+from aiouring.process import ProcessMixin
+from aiouring.signals import SignalMixin
 
 
-class Loop(LoopCore, NetworkMixin, asyncio.BaseEventLoop):
+class Loop(LoopCore, NetworkMixin, PollMixin, PipeMixin, ProcessMixin, SignalMixin, asyncio.BaseEventLoop):
     """An asyncio event loop on one io_uring.
 
     Raises RingUnavailable when the kernel refuses the ring. Kernel floor: Linux 6.1. The loop may be made in one thread and run in
@@ -28,7 +32,11 @@ class Loop(LoopCore, NetworkMixin, asyncio.BaseEventLoop):
         self._check_running()
         self._attach()
         try:
-            super().run_forever()
+            self._watch_signals()
+            try:
+                super().run_forever()
+            finally:
+                self._unwatch_signals()
         finally:
             self._detach()
 
@@ -38,8 +46,13 @@ class Loop(LoopCore, NetworkMixin, asyncio.BaseEventLoop):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self._close_ring()
-        super().close()
+        try:
+            self._close_signals()
+        finally:
+            self._close_ring()
+            self._close_polls()
+            self._close_children()
+            super().close()
 
 
 def new_event_loop() -> Loop:
