@@ -221,10 +221,13 @@ class ServerProcess:
         elif self._final_log is None:
             self.stop()
 
-    def stop(self) -> str:
-        """Asks the server to end and checks that it did so by itself, with a good status and a clean log; returns the log."""
+    def stop(self, *, signalled: bool = False) -> str:
+        """Asks the server to end and checks that it did so by itself, with a good status and a clean log; returns the log.
+
+        `signalled` is for a caller that sent the signal itself: to many servers a second one means "at once, whatever you do".
+        """
         assert self._process is not None, "not started"
-        if self._process.poll() is None:
+        if self._process.poll() is None and not signalled:
             self._process.send_signal(self.stop_signal)
         try:
             code = self._process.wait(PATIENCE_S)

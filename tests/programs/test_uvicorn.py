@@ -303,7 +303,7 @@ def test_a_signal_ends_it_in_order(number: signal.Signals) -> None:
             while piece := connection.recv(1 << 20):
                 received += piece
         assert received.endswith(b"\r\n0\r\n\r\n"), "the answer was cut off"
-        log = process.stop()
+        log = process.stop(signalled=True)
     assert "lifespan: ended" in log
 
 
