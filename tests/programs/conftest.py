@@ -22,7 +22,7 @@ import trustme
 
 from . import support
 
-_TEST_LIMIT_S = 240
+_TEST_LIMIT_S = 120
 
 
 def pytest_asyncio_loop_factories(
