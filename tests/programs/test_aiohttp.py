@@ -273,7 +273,7 @@ async def test_a_wrong_host_name(certificates: Certificates) -> None:
         connector = aiohttp.TCPConnector(ssl=certificates.client_context())
         async with aiohttp.ClientSession(connector=connector) as session:
             with pytest.raises(aiohttp.ClientConnectorCertificateError):
-                await session.get(f"https://127.0.0.2:{port}/client", server_hostname="wrong.example.test")
+                await session.get(f"https://localhost:{port}/client", server_hostname="wrong.example.test")
 
 
 async def test_a_unix_socket() -> None:
