@@ -82,7 +82,12 @@ async def _together(scope: Message, receive: Receive, send: Send, query: dict[st
         for future in waiting:
             future.set_result(None)
         waiting.clear()
-    await mine
+    gone = asyncio.create_task(receive_disconnect(receive))
+    await asyncio.wait([mine, gone], return_when=asyncio.FIRST_COMPLETED)
+    if not mine.done():
+        waiting.remove(mine)
+        return
+    gone.cancel()
     await _answer(send, str(scope["client"][1]).encode())
 
 
