@@ -1,0 +1,1 @@
+"""Real, unmodified programs on the loop: real servers, real clients, bytes compared."""
