@@ -19,6 +19,13 @@ cdef inline void prep_recv(io_uring_sqe *sqe, int fd, void *buffer, uint32_t len
     sqe.op_flags = msg_flags
 
 
+# One receive into a buffer that the kernel picks from `group` when there is data.
+cdef inline void prep_recv_buffer(io_uring_sqe *sqe, int fd, uint32_t length, uint16_t group) noexcept nogil:
+    prep(sqe, IORING_OP_RECV, fd, NULL, length, 0)
+    sqe.flags = <uint8_t>IOSQE_BUFFER_SELECT
+    sqe.buf_index = group
+
+
 cdef inline void prep_recv_multishot(io_uring_sqe *sqe, int fd, uint16_t group) noexcept nogil:
     prep(sqe, IORING_OP_RECV, fd, NULL, 0, 0)
     sqe.ioprio = <uint16_t>IORING_RECV_MULTISHOT

@@ -14,12 +14,13 @@ import asyncio
 from aiouring._loop import LoopCore
 from aiouring._pipe import PipeMixin
 from aiouring._poll import PollMixin
+from aiouring._sock import SockMixin
 from aiouring.network import NetworkMixin
 from aiouring.process import ProcessMixin
 from aiouring.signals import SignalMixin
 
 
-class Loop(LoopCore, NetworkMixin, PollMixin, PipeMixin, ProcessMixin, SignalMixin, asyncio.BaseEventLoop):
+class Loop(LoopCore, NetworkMixin, SockMixin, PollMixin, PipeMixin, ProcessMixin, SignalMixin, asyncio.BaseEventLoop):
     """An asyncio event loop on one io_uring.
 
     Raises RingUnavailable when the kernel refuses the ring. Kernel floor: Linux 6.1. The loop may be made in one thread and run in
