@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
+from aiouring._datagram import DatagramMixin
 from aiouring._loop import LoopCore
 from aiouring._pipe import PipeMixin
 from aiouring._poll import PollMixin
@@ -20,7 +21,9 @@ from aiouring.process import ProcessMixin
 from aiouring.signals import SignalMixin
 
 
-class Loop(LoopCore, NetworkMixin, SockMixin, PollMixin, PipeMixin, ProcessMixin, SignalMixin, asyncio.BaseEventLoop):
+class Loop(
+    LoopCore, NetworkMixin, DatagramMixin, SockMixin, PollMixin, PipeMixin, ProcessMixin, SignalMixin, asyncio.BaseEventLoop
+):
     """An asyncio event loop on one io_uring.
 
     Raises RingUnavailable when the kernel refuses the ring. Kernel floor: Linux 6.1. The loop may be made in one thread and run in

@@ -1,0 +1,604 @@
+"""Datagram transports: UDP and unix datagram sockets.
+
+Used by asyncio.BaseEventLoop.create_datagram_endpoint (through DatagramMixin) and by user code through asyncio.DatagramTransport. Calls
+`_loop`, `_op`, `_ring` and `_address`.
+
+A receive, internet families: one multishot RECVMSG with provided buffers stays armed. The kernel writes io_uring_recvmsg_out, the sender's
+address and the payload into a buffer; the payload is copied once, exactly sized, the buffer goes back, and the protocol is called. Unix
+datagrams may be larger than those buffers: they come by single RECVMSGs into a buffer of the transport's own.
+
+A send: sendto() queues, and what was sent in a turn goes out at its end, in order: a batch of SENDMSG requests, one batch in flight.
+Internet datagrams are tried at once (MSG_DONTWAIT), one after the other, within the one enter. Where the socket's buffer turns out to be
+full, and always for unix datagrams, whose users rely on their order, the batch is a chain instead (IOSQE_IO_LINK): each waits for room
+and goes out after the one before it. A request that fails breaks its chain; the rest, which the kernel cancels, goes out with the next
+batch. Chains are not used throughout because the kernel starts only about one link an enter, so that a busy loop would send one datagram
+a turn.
+
+Fairness: when the loop's buffers run out (ENOBUFS), a socket that got nothing since it was armed is armed again at once, one that got
+something at the end of the turn, so after the starved ones.
+
+Who owns what: DatagramCore is the native state, the shell (DatagramTransport) is what users hold. While a request is in flight its slot
+holds the core, and the core holds socket, protocol, the data being sent and all that its SQEs point to. connection_lost comes only after
+the last CQE of all requests; the socket is closed right after it, and the core drops shell and protocol.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.errno cimport EAGAIN, EBADF, EINTR
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from aiouring._address cimport (
+    AF_UNIX,
+    from_sockaddr,
+    iovec,
+    knows_family,
+    msghdr,
+    sockaddr_storage,
+    socklen_t,
+    to_sockaddr,
+    to_sockaddr_blocking,
+)
+from aiouring._loop cimport Flushable, LoopCore
+from aiouring._op cimport os_error
+from aiouring._prep cimport prep_recvmsg, prep_recvmsg_multishot, prep_sendmsg
+from aiouring._ring cimport BufferRing
+from aiouring.uapi cimport *
+
+import asyncio
+import sys
+import warnings
+from asyncio import constants, trsock
+from asyncio.log import logger
+
+from aiouring._address import HostNotLiteral
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT
+
+cdef extern from "<errno.h>" nogil:
+    int ENOTSOCK
+
+cdef enum:
+    BATCH_MAX = 32                      # datagrams in flight at once
+    NAME_BYTES = 128                    # sizeof(struct sockaddr_storage)
+    UNIX_BUFFER_BYTES = 256 * 1024      # what asyncio passes to recvfrom(); a longer datagram is cut off there as well
+    TAG_RECEIVE = BATCH_MAX             # tags below it: a send, by its place in the batch
+    QUEUE_COMPACT_AT = 1024
+
+# Since 3.13 asyncio sends empty datagrams, and counts a header for each datagram in the write buffer.
+cdef bint SENDS_EMPTY = sys.version_info >= (3, 13)
+cdef Py_ssize_t HEADER_BYTES = 8 if sys.version_info >= (3, 13) else 0
+
+cdef struct send_request:
+    uint64_t request                    # 0: not in flight
+    Py_ssize_t at                       # its place in the queue
+    msghdr header
+    iovec payload
+
+
+cdef class DatagramCore(Flushable):
+    cdef LoopCore loop
+    cdef object shell, sock, protocol, context, address, peername, error, lost_context
+    cdef int fd, family
+    cdef bint connected                 # datagrams go out without an address
+    cdef bint reading, closing, aborted, lost_scheduled, protocol_paused
+    cdef bint dropping                  # what could not be sent yet is not sent any more
+    cdef uint32_t conn_lost             # as in asyncio: not 0 from the time when connection_lost is due; counts later writes
+    # Receiving.
+    cdef uint64_t receive_request
+    cdef BufferRing receive_buffers     # what receive_request was armed with
+    cdef uint32_t received_since_arming
+    cdef msghdr receive_header
+    cdef iovec receive_payload
+    cdef sockaddr_storage receive_name
+    cdef char *own_buffer               # for AF_UNIX
+    cdef sockaddr_storage last_name     # the last sender, whose address object serves again
+    cdef socklen_t last_name_bytes
+    cdef object last_sender
+    # Sending.
+    cdef list queue                     # (data, sockaddr or None) in order, from queue_head on; None: sent
+    cdef Py_ssize_t queue_head
+    cdef size_t unsent_bytes, high_water_bytes, low_water_bytes
+    cdef send_request batch[BATCH_MAX]
+    cdef uint32_t batch_left            # CQEs that the batch in flight still owes
+    cdef bint congested                 # the socket's buffer was full, and the queue has not been empty since
+    cdef object last_target             # the last address that was given to sendto(), and its sockaddr
+    cdef bytes last_target_name
+
+    def __cinit__(self):
+        self.queue = []
+        self.fd = -1
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.own_buffer)
+
+    def __repr__(self):
+        return repr(self.shell) if self.shell is not None else f"<DatagramCore fd={self.fd} lost>"
+
+    @staticmethod
+    cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
+        cdef DatagramCore self = <DatagramCore>owner
+        if tag == TAG_RECEIVE:
+            return self.received(res, cqe_flags)
+        return self.sent(tag, res)
+
+    cdef int flush(self) except -1:
+        if self.reading and self.receive_request == 0 and not self.closing:
+            self.arm_receive()
+        if self.batch_left == 0 and len(self.queue):
+            self.send_batch()
+        return 0
+
+    # -- receiving --------------------------------------------------------------------------------------------------------------------
+
+    def start_reading(self):
+        if not self.closing:
+            self.reading = True
+            self.loop.schedule_flush(self)
+
+    cdef int arm_receive(self) except -1:
+        cdef io_uring_sqe *sqe
+        self.received_since_arming = 0
+        self.receive_header.msg_namelen = NAME_BYTES
+        if self.family == AF_UNIX:
+            if self.own_buffer == NULL:
+                self.own_buffer = <char *>PyMem_RawMalloc(UNIX_BUFFER_BYTES)
+                if self.own_buffer == NULL:
+                    raise MemoryError()
+                self.receive_payload.iov_base = self.own_buffer
+                self.receive_payload.iov_len = UNIX_BUFFER_BYTES
+                self.receive_header.msg_name = &self.receive_name
+                self.receive_header.msg_iov = &self.receive_payload
+                self.receive_header.msg_iovlen = 1
+            sqe = self.loop.ops.begin(self, DatagramCore.complete, TAG_RECEIVE)
+            prep_recvmsg(sqe, self.fd, &self.receive_header, 0)
+        else:
+            self.receive_buffers = self.loop.get_datagram_buffers()
+            sqe = self.loop.ops.begin(self, DatagramCore.complete, TAG_RECEIVE)
+            prep_recvmsg_multishot(sqe, self.fd, &self.receive_header, self.receive_buffers.group)
+        self.receive_request = sqe.user_data
+        return 0
+
+    cdef int received(self, int32_t res, uint32_t cqe_flags) except -1:
+        if not cqe_flags & IORING_CQE_F_MORE:
+            self.receive_request = 0
+        try:
+            if cqe_flags & IORING_CQE_F_BUFFER:
+                self.take_datagram(res, cqe_flags)
+            elif res >= 0:
+                if self.own_buffer != NULL and not self.closing:
+                    self.deliver(self.own_buffer, res, &self.receive_name, self.receive_header.msg_namelen)
+            elif res != -ENOBUFS and res != -ECANCELED and res != -EAGAIN and res != -EINTR and not self.closing:
+                self.protocol_error(res)
+        finally:
+            if self.receive_request == 0:
+                self.receive_ended(res)
+        return 0
+
+    cdef int receive_ended(self, int32_t res) except -1:
+        if self.closing:
+            return self.finish()
+        if res == -EBADF or res == -ENOTSOCK:
+            return 0                    # somebody closed the descriptor under us; asyncio hears no more of it either
+        if res == -ENOBUFS and self.received_since_arming:
+            return self.loop.schedule_flush(self)
+        return self.arm_receive()
+
+    cdef int take_datagram(self, int32_t res, uint32_t cqe_flags) except -1:
+        cdef BufferRing buffers = self.receive_buffers
+        cdef char *buffer = buffers.take(cqe_flags)
+        cdef io_uring_recvmsg_out *out = <io_uring_recvmsg_out *>buffer
+        cdef Py_ssize_t room = res - <Py_ssize_t>(sizeof(io_uring_recvmsg_out) + NAME_BYTES), length
+        cdef object data = None, sender = None
+        try:
+            if self.closing or room < 0:
+                return 0
+            # A datagram longer than the buffer (MSG_TRUNC in out.flags) is cut off, as by recvfrom().
+            length = out.payloadlen if out.payloadlen < room else room
+            data = PyBytes_FromStringAndSize(buffer + sizeof(io_uring_recvmsg_out) + NAME_BYTES, length)
+            sender = self.sender(<sockaddr_storage *>(buffer + sizeof(io_uring_recvmsg_out)), out.namelen)
+        finally:
+            buffers.give_back(cqe_flags)
+        return self.call_protocol(data, sender)
+
+    cdef int deliver(self, const char *payload, Py_ssize_t length, sockaddr_storage *name, socklen_t name_bytes) except -1:
+        return self.call_protocol(PyBytes_FromStringAndSize(payload, length), self.sender(name, name_bytes))
+
+    cdef object sender(self, sockaddr_storage *name, socklen_t name_bytes):
+        if name_bytes > NAME_BYTES:
+            name_bytes = NAME_BYTES
+        if name_bytes == 0:
+            return None
+        if name_bytes == self.last_name_bytes and memcmp(name, &self.last_name, name_bytes) == 0:
+            return self.last_sender
+        # The field may hold an older, longer name behind this one.
+        memset(&self.last_name, 0, sizeof(self.last_name))
+        memcpy(&self.last_name, name, name_bytes)
+        self.last_name_bytes = 0
+        self.last_sender = from_sockaddr(&self.last_name, name_bytes)
+        self.last_name_bytes = name_bytes
+        return self.last_sender
+
+    cdef int call_protocol(self, object data, object sender) except -1:
+        self.received_since_arming += 1
+        PyContext_Enter(self.context)
+        try:
+            self.protocol.datagram_received(data, sender)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.report(exc, "Exception in callback protocol.datagram_received()")
+        finally:
+            PyContext_Exit(self.context)
+        return 0
+
+    cdef int protocol_error(self, int32_t res) except -1:
+        """Tell the protocol of an error that a completion brought."""
+        PyContext_Enter(self.context)
+        try:
+            self.protocol.error_received(os_error(res))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.report(exc, "Exception in callback protocol.error_received()")
+        finally:
+            PyContext_Exit(self.context)
+        return 0
+
+    # -- sending ----------------------------------------------------------------------------------------------------------------------
+
+    def sendto(self, data, addr):
+        cdef bytes name = None
+        if not PyBytes_CheckExact(data) and not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if not SENDS_EMPTY and not data:
+            return
+        if self.address:
+            if addr is not None and addr != self.address:
+                raise ValueError(f"Invalid address: must be None or {self.address}")
+            addr = self.address
+        if (self.conn_lost and self.address) or self.sock is None:
+            if self.conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+                logger.warning("socket.send() raised exception.")
+            self.conn_lost += 1
+            return
+        self.loop.ops.check()
+        if self.aborted and self.dropping:
+            return
+        try:
+            if not self.connected and not (addr is None and self.peername is not None):
+                name = self.name_of(addr)
+            if not PyBytes_CheckExact(data):
+                data = bytes(data)      # the caller may change it before it is sent
+        except OSError as exc:
+            self.protocol.error_received(exc)
+            return
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.fatal_error(exc, "Fatal write error on datagram transport")
+            return
+        self.queue.append((data, name))
+        self.unsent_bytes += PyBytes_GET_SIZE(data) + HEADER_BYTES
+        if self.batch_left == 0:
+            self.loop.schedule_flush(self)
+        self.maybe_pause()
+
+    cdef bytes name_of(self, object addr):
+        """The sockaddr of an address. A host name is looked up here and now, as the socket's sendto() does."""
+        cdef sockaddr_storage storage
+        cdef socklen_t length = 0
+        if self.last_target is not None and addr is self.last_target:
+            return self.last_target_name
+        try:
+            to_sockaddr(addr, self.family, &storage, &length)
+        except HostNotLiteral:
+            to_sockaddr_blocking(addr, self.family, &storage, &length)
+            return PyBytes_FromStringAndSize(<char *>&storage, length)
+        name = PyBytes_FromStringAndSize(<char *>&storage, length)
+        # Only what cannot change serves again.
+        if type(addr) is tuple and type(addr[0]) is str and type(addr[1]) is int:
+            self.last_target = addr
+            self.last_target_name = name
+        return name
+
+    cdef int send_batch(self) except -1:
+        cdef bint chained = self.congested or self.family == AF_UNIX
+        cdef uint32_t send_flags = <uint32_t>MSG_DONTWAIT if self.aborted or not chained else 0
+        cdef Py_ssize_t at = self.queue_head, end = len(self.queue)
+        cdef uint32_t index = 0
+        cdef send_request *send
+        cdef io_uring_sqe *sqe
+        cdef io_uring_sqe *previous = NULL
+        self.loop.ops.reserve(BATCH_MAX)        # so that no enter comes between the links, nor anything between the datagrams
+        while at < end and index < BATCH_MAX:
+            datagram = self.queue[at]
+            if datagram is not None:
+                data, name = <tuple>datagram
+                send = &self.batch[index]
+                send.at = at
+                send.payload.iov_base = PyBytes_AS_STRING(data)
+                send.payload.iov_len = PyBytes_GET_SIZE(data)
+                memset(&send.header, 0, sizeof(msghdr))
+                send.header.msg_iov = &send.payload
+                send.header.msg_iovlen = 1
+                if name is not None:
+                    send.header.msg_name = PyBytes_AS_STRING(name)
+                    send.header.msg_namelen = <socklen_t>PyBytes_GET_SIZE(name)
+                sqe = self.loop.ops.begin(self, DatagramCore.complete, index)
+                prep_sendmsg(sqe, self.fd, &send.header, send_flags)
+                send.request = sqe.user_data
+                self.batch_left += 1
+                if previous != NULL and chained:
+                    previous.flags |= <uint8_t>IOSQE_IO_LINK
+                previous = sqe
+                index += 1
+            at += 1
+        return 0
+
+    cdef int sent(self, uint32_t index, int32_t res) except -1:
+        cdef send_request *send = &self.batch[index]
+        send.request = 0
+        self.batch_left -= 1
+        if res == -EAGAIN:
+            if self.aborted:
+                self.dropping = True
+            else:
+                self.congested = True
+        if not self.dropping and (res == -ECANCELED or res == -EINTR or res == -EAGAIN):
+            res = 0                     # it stays where it is in the queue and goes out with the next batch
+        else:
+            self.unsent_bytes -= PyBytes_GET_SIZE((<tuple>self.queue[send.at])[0]) + HEADER_BYTES
+            self.queue[send.at] = None
+        if self.batch_left == 0:
+            self.batch_ended()
+        try:
+            if res < 0 and res != -ECANCELED and res != -EAGAIN:
+                self.protocol_error(res)
+            if self.batch_left == 0:
+                self.maybe_resume()
+        finally:
+            if self.closing:
+                self.finish()
+        return 0
+
+    cdef int batch_ended(self) except -1:
+        cdef Py_ssize_t end = len(self.queue)
+        while self.queue_head < end and self.queue[self.queue_head] is None:
+            self.queue_head += 1
+        if self.dropping or self.queue_head == end:
+            self.queue.clear()
+            self.queue_head = 0
+            self.unsent_bytes = 0
+            self.congested = False
+            return 0
+        if self.queue_head >= QUEUE_COMPACT_AT and self.queue_head * 2 > end:
+            del self.queue[:self.queue_head]
+            self.queue_head = 0
+        return self.loop.schedule_flush(self)
+
+    cdef int maybe_pause(self) except -1:
+        if self.unsent_bytes > self.high_water_bytes and not self.protocol_paused:
+            self.protocol_paused = True
+            try:
+                self.protocol.pause_writing()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self.report(exc, "protocol.pause_writing() failed")
+        return 0
+
+    cdef int maybe_resume(self) except -1:
+        if self.protocol_paused and self.unsent_bytes <= self.low_water_bytes and not self.aborted:
+            self.protocol_paused = False
+            PyContext_Enter(self.context)
+            try:
+                self.protocol.resume_writing()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self.report(exc, "protocol.resume_writing() failed")
+            finally:
+                PyContext_Exit(self.context)
+        return 0
+
+    def set_write_buffer_limits(self, high, low):
+        if high is None:
+            high = 64 * 1024 if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self.high_water_bytes = high
+        self.low_water_bytes = low
+        if self.protocol is not None:
+            self.maybe_pause()
+
+    # -- the end ----------------------------------------------------------------------------------------------------------------------
+
+    def report(self, exc, message):
+        self.loop.call_exception_handler(
+            {"message": message, "exception": exc, "transport": self.shell, "protocol": self.protocol})
+
+    cdef int fatal_error(self, object error, str message) except -1:
+        if isinstance(error, OSError):
+            if self.loop._debug:
+                logger.debug("%r: %s", self.shell, message, exc_info=error)
+        else:
+            self.report(error, message)
+        return self.force_close(error)
+
+    def close(self):
+        if self.closing:
+            return
+        self.loop.check_open()
+        self.loop.ops.check()
+        self.closing = True
+        self.lost_context = PyContext_CopyCurrent()
+        # What waits for the end of this turn would in asyncio have been sent by now, so it does not count as a filled buffer.
+        if self.batch_left == 0:
+            self.conn_lost += 1
+        self.loop.ops.cancel(self.receive_request)
+        self.finish()
+
+    cdef int force_close(self, object error) except -1:
+        """End without waiting for what the socket does not take at once. What was sent in this turn gets one attempt."""
+        cdef int index
+        if self.aborted or self.lost_scheduled:
+            return 0
+        self.loop.check_open()
+        self.loop.ops.check()
+        self.aborted = self.closing = True
+        if self.conn_lost == 0:
+            self.error = error
+        self.conn_lost += 1
+        self.lost_context = PyContext_CopyCurrent()
+        self.loop.ops.cancel(self.receive_request)
+        if self.batch_left:
+            self.dropping = True
+            for index in range(BATCH_MAX):
+                self.loop.ops.cancel(self.batch[index].request)
+        return self.finish()
+
+    cdef int finish(self) except -1:
+        """connection_lost is due when nothing is in flight and nothing is left to send."""
+        if self.receive_request or self.batch_left or len(self.queue) or self.lost_scheduled:
+            return 0
+        self.lost_scheduled = True
+        if self.conn_lost == 0:
+            self.conn_lost = 1
+        self.loop.add_ready(self.call_connection_lost, (), self.lost_context)
+        return 0
+
+    def call_connection_lost(self):
+        try:
+            self.protocol.connection_lost(self.error)
+        finally:
+            self.sock.close()
+            # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
+            self.sock = self.protocol = self.shell = self.error = self.lost_context = None
+            self.last_sender = self.last_target = None
+            self.last_name_bytes = 0
+
+
+class DatagramTransport(asyncio.DatagramTransport):
+    """A datagram socket. Made by the loop's create_datagram_endpoint()."""
+
+    __slots__ = ("_core", "_loop", "__weakref__")
+
+    def __init__(self, LoopCore loop not None, sock, protocol, address=None, waiter=None, extra=None):
+        cdef DatagramCore core = DatagramCore.__new__(DatagramCore)
+        self._core = core
+        asyncio.DatagramTransport.__init__(self, extra)
+        self._loop = loop
+        core.loop = loop
+        core.shell = self
+        core.sock = sock
+        core.fd = sock.fileno()
+        core.family = sock.family
+        core.address = address
+        core.context = PyContext_CopyCurrent()
+        core.set_write_buffer_limits(None, None)
+        self._extra["socket"] = trsock.TransportSocket(sock)
+        try:
+            self._extra["sockname"] = sock.getsockname()
+        except OSError:
+            self._extra["sockname"] = None
+        if "peername" not in self._extra:
+            try:
+                self._extra["peername"] = sock.getpeername()
+            except OSError:
+                self._extra["peername"] = None
+        core.peername = self._extra["peername"]
+        core.connected = bool(core.peername)
+        core.protocol = protocol
+        loop._transports[core.fd] = self
+        loop.add_ready(protocol.connection_made, (self,), None)
+        loop.add_ready(core.start_reading, (), None)
+        if waiter is not None:
+            loop.add_ready(asyncio.futures._set_result_unless_cancelled, (waiter, None), None)
+
+    def __repr__(self):
+        cdef DatagramCore core = self._core
+        info = [type(self).__name__]
+        if core.sock is None:
+            info.append("closed")
+        elif core.closing:
+            info.append("closing")
+        info.append(f"fd={core.fd}")
+        if core.sock is not None:
+            info.append("read=polling" if core.receive_request else "read=idle")
+            info.append(f"write=<{'polling' if core.batch_left else 'idle'}, bufsize={core.unsent_bytes}>")
+        return "<" + " ".join(info) + ">"
+
+    def sendto(self, data, addr=None):
+        """Send a datagram, at the end of this turn, in order. Exact bytes objects are not copied.
+
+        `addr` may be left out where the socket is connected or the endpoint has a remote address. A host name in it is looked up
+        at once, which blocks, as in asyncio. Errors of the network go to the protocol's error_received().
+        """
+        (<DatagramCore>self._core).sendto(data, addr)
+
+    def close(self):
+        """Send what is queued, then close. connection_lost(None) follows."""
+        (<DatagramCore>self._core).close()
+
+    def abort(self):
+        """Close; what the socket does not take at once is dropped. connection_lost(None) follows."""
+        (<DatagramCore>self._core).force_close(None)
+
+    def is_closing(self):
+        return (<DatagramCore>self._core).closing
+
+    def set_protocol(self, protocol):
+        (<DatagramCore>self._core).protocol = protocol
+
+    def get_protocol(self):
+        return (<DatagramCore>self._core).protocol
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """Water marks, in bytes, of the write buffer: pause_writing above `high`, resume_writing at `low`."""
+        (<DatagramCore>self._core).set_write_buffer_limits(high, low)
+
+    def get_write_buffer_limits(self):
+        return ((<DatagramCore>self._core).low_water_bytes, (<DatagramCore>self._core).high_water_bytes)
+
+    def get_write_buffer_size(self):
+        """Bytes that were given to sendto() and are not yet sent (from Python 3.13 on with 8 more for each datagram)."""
+        return (<DatagramCore>self._core).unsent_bytes
+
+    # What asyncio's own tests and debugging aids look at.
+
+    @property
+    def _sock(self):
+        return (<DatagramCore>self._core).sock
+
+    @property
+    def _sock_fd(self):
+        return (<DatagramCore>self._core).fd
+
+    @property
+    def _protocol(self):
+        return (<DatagramCore>self._core).protocol
+
+    def __del__(self):
+        cdef DatagramCore core = self._core
+        if core.sock is not None:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            core.sock.close()
+
+
+class DatagramMixin:
+    """Datagram endpoints of the loop: the hook that asyncio.BaseEventLoop.create_datagram_endpoint() calls."""
+
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        self._ensure_fd_no_transport(sock)
+        if not knows_family(sock.family):
+            raise NotImplementedError(f"datagram endpoints of family {sock.family!r} are not supported: use AF_INET, AF_INET6 or AF_UNIX")
+        return DatagramTransport(self, sock, protocol, address, waiter, extra)
