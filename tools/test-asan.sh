@@ -27,7 +27,8 @@ echo "test-asan: building with -fsanitize=address in .cache/asan"
 (cd "$copy" && AIOURING_CFLAGS="-fsanitize=address -fno-omit-frame-pointer -g -O1" "$python" setup.py --quiet build_ext --inplace --build-temp ../build)
 for module in "$copy"/aiouring/*.so; do
     # Without this the lane would pass just as well on modules that nobody instrumented.
-    nm -D "$module" | grep -q __asan_ || { echo "test-asan: $module is not instrumented" >&2; exit 1; }
+    # grep reads to the end: under pipefail, a reader that leaves early would make nm fail.
+    nm -D "$module" | grep __asan_ >/dev/null || { echo "test-asan: $module is not instrumented" >&2; exit 1; }
 done
 
 # PYTHONMALLOC=malloc sends each allocation to the sanitizer, which Python's own allocator would hide from it.
