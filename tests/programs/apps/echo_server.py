@@ -79,12 +79,12 @@ def stats() -> dict[str, object]:
 
 
 async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    loop = asyncio.get_running_loop()
     while line := await reader.readline():
         command = line.strip()
         if command == b"mark":
             # Only the loop's counters: reading /proc would itself be a read call, inside the phase.
             os.getppid()
-            loop = asyncio.get_running_loop()
             answer: dict[str, object] = {"ring": loop.ring_stats() if hasattr(loop, "ring_stats") else None}
         else:
             if command == b"drained":
