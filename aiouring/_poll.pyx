@@ -224,6 +224,7 @@ cdef bint unwatch(object mixin, object fileobj, bint for_writing) except -1:
     cdef Handle handle
     if (<LoopCore>mixin)._closed:
         return False
+    (<LoopCore>mixin).check_open()      # a forked child
     polls = mixin._polls
     poll = find_poll(polls, fileobj)
     if poll is None:

@@ -194,12 +194,14 @@ def test_out_of_descriptors_pauses_the_server_and_says_so(loop, monkeypatch):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def main() -> None:
-        server = await asyncio.start_server(echo, "127.0.0.1", 0)
-        address = server.sockets[0].getsockname()
         clients = [socket.socket() for _ in range(20)]
-        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 4, hard))
+        free = os.dup(0)
+        os.close(free)
+        # ACCEPT keeps the limit that held when it was armed, so it is lowered before the server starts.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 4, hard))
         try:
+            server = await asyncio.start_server(echo, "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
             for client in clients:
                 client.connect(address)
             while not reports:
