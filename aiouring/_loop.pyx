@@ -1,7 +1,7 @@
 """The native part of the event loop: what runs once a turn or once a callback.
 
-One turn: flush (transports queue their sends, readers re-arm) → one io_uring_enter (submit, wait, GIL released) → reap and dispatch CQEs →
-due timers → ready callbacks. A turn that has callbacks to run and nothing for the kernel makes no system call at all.
+One turn: flush (transports queue their sends, readers re-arm) → one io_uring_enter (submit, wait, GIL released) → callbacks that were
+ready before → reap and dispatch CQEs → due timers. A turn that has callbacks to run and nothing for the kernel makes no system call at all.
 
 Used by `loop.Loop`, which joins it with asyncio.BaseEventLoop, and by the transports. Calls `_op`, `_ring`, `_handle`.
 
@@ -241,9 +241,11 @@ cdef class LoopCore:
         timeout_ns = self.time_to_wait_ns()
         if timeout_ns != 0 or self.ring.has_work():
             self.enter(timeout_ns)
+        # asyncio's order: what was ready before the wait, then completions, then timers. A task that was woken before its peer's
+        # data came must run before that data is delivered: programs set up their state there.
+        self.run_ready()
         self.dispatch()
         self.run_timers()
-        self.run_ready()
         return 0
 
     cdef int flush_all(self) except -1:
@@ -330,29 +332,41 @@ cdef class LoopCore:
         return 0
 
     cdef int run_timers(self) except -1:
-        cdef double due
+        cdef double limit
         cdef TimerHandle handle
         cdef TimerHeap timers = self.timers
+        cdef list due = None
         if not timers.items:
             return 0
         if timers.cancelled > 100 and timers.cancelled * 2 > len(timers.items):
             timers.drop_cancelled()
-        due = self.now() + self._clock_resolution
+        limit = self.now() + self._clock_resolution
         while True:
             handle = timers.first()
-            if handle is None or handle._when >= due:
-                return 0
+            if handle is None or handle._when >= limit:
+                break
             timers.pop()
-            self.ready.append(handle)
+            if due is None:
+                due = []
+            due.append(handle)
+        if due is not None:
+            self.run_handles(due)       # timers that these set wait for the next turn, also when they are due already
+        return 0
 
     cdef int run_ready(self) except -1:
         # Only what is ready now: callbacks that these add wait for the next turn, so that completions are not starved.
         cdef list handles = self.ready
+        if handles:
+            self.ready = self.ready_spare
+            self.ready_spare = []
+            self.run_handles(handles)
+            self.ready_spare = handles
+        return 0
+
+    cdef int run_handles(self, list handles) except -1:
+        """Run them in order and empty the list. After KeyboardInterrupt or SystemExit the rest is ready first in the next turn."""
         cdef Py_ssize_t count = len(handles), index = 0
         cdef Handle handle
-        if count == 0:
-            return 0
-        self.ready = self.ready_spare
         try:
             while index < count:
                 handle = <Handle>handles[index]
@@ -366,12 +380,9 @@ cdef class LoopCore:
                     handle.run()
             handle = None
         finally:
-            if index < count:               # KeyboardInterrupt or SystemExit: the rest keeps its place
+            if index < count:
                 self.ready = handles[index:] + self.ready
-                self.ready_spare = []
-            else:
-                handles.clear()
-                self.ready_spare = handles
+            handles.clear()
         return 0
 
     cdef int run_timed(self, Handle handle) except -1:

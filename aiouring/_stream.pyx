@@ -33,7 +33,7 @@ import asyncio
 import socket
 import sys
 import warnings
-from asyncio import base_events, constants, trsock
+from asyncio import constants, transports, trsock
 from asyncio.log import logger
 
 cdef extern from "Python.h":
@@ -50,6 +50,7 @@ cdef enum:
     TAG_RECV = 1
     TAG_SEND = 2
 
+cdef object INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 cdef bint SERVER_KNOWS_ITS_TRANSPORTS = sys.version_info >= (3, 13)
 
 
@@ -509,16 +510,17 @@ cdef class StreamCore(Flushable):
         return self.empty_waiter
 
 
-class StreamTransport(asyncio.Transport):
+class StreamTransport(transports._FlowControlMixin):
     """A connected stream socket. Made by the loop's create_connection, create_server and their relatives."""
 
-    __slots__ = ("_core", "_loop", "__weakref__")
+    # asyncio's sendfile insists on its own flow-control class, an asyncio.Transport with slots of which only `_loop` is used here.
+    __slots__ = ("_core", "__weakref__")
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 
     def __init__(self, LoopCore loop not None, sock, protocol, waiter=None, extra=None, server=None, context=None):
         cdef StreamCore core = StreamCore.__new__(StreamCore)
-        asyncio.Transport.__init__(self, extra)
+        transports.BaseTransport.__init__(self, extra)
         self._core = core
         self._loop = loop
         core.loop = loop
@@ -545,7 +547,9 @@ class StreamTransport(asyncio.Transport):
             else:
                 server._attach()
         loop._transports[core.fd] = self
-        base_events._set_nodelay(sock)
+        if sock.family in INTERNET_FAMILIES and sock.type == socket.SOCK_STREAM and sock.proto in (0, socket.IPPROTO_TCP):
+            # asyncio does so only where the protocol number is given; 0 means TCP as well.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop.add_ready(protocol.connection_made, (self,), core.context)
         loop.add_ready(core.start_reading, (), core.context)
         if waiter is not None:
@@ -603,7 +607,9 @@ class StreamTransport(asyncio.Transport):
     def set_protocol(self, protocol):
         cdef StreamCore core = self._core
         core.protocol = protocol
-        core.buffered_protocol = isinstance(protocol, asyncio.BufferedProtocol)
+        # By class as in asyncio; a protocol that has only the buffered interface is taken by it, as uvloop does.
+        core.buffered_protocol = (isinstance(protocol, asyncio.BufferedProtocol)
+                                  or (hasattr(protocol, "get_buffer") and not hasattr(protocol, "data_received")))
 
     def get_protocol(self):
         return (<StreamCore>self._core).protocol
@@ -639,6 +645,10 @@ class StreamTransport(asyncio.Transport):
     @property
     def _protocol_paused(self):
         return (<StreamCore>self._core).protocol_paused
+
+    @property
+    def _paused(self):
+        return (<StreamCore>self._core).paused
 
     @property
     def _sock(self):

@@ -102,7 +102,7 @@ def test_several_hosts_and_reuse_port(loop):
         assert len(first.sockets) == 2
         for sock in first.sockets:
             await round_trip(await asyncio.open_connection(*sock.getsockname()[:2]), b"hello")
-        port = first.sockets[0].getsockname()[1]
+        port = next(sock.getsockname()[1] for sock in first.sockets if sock.family == socket.AF_INET)
         with pytest.raises(OSError, match="address already in use"):
             await asyncio.start_server(echo, "127.0.0.1", port)
         await close(first)
