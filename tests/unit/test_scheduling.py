@@ -406,3 +406,34 @@ def test_policy_and_install():
     for how in ("aiouring.install()", "asyncio.set_event_loop_policy(aiouring.EventLoopPolicy())"):
         done = subprocess.run([sys.executable, "-c", code.format(how)], capture_output=True, text=True, timeout=60)
         assert done.stdout.strip() == "aiouring.loop", done.stderr
+
+
+def test_an_interrupt_in_the_last_callback_loses_nothing_that_it_scheduled(loop):
+    ran = []
+
+    def fail() -> None:
+        loop.call_soon(ran.append, 1)
+        loop.call_soon(ran.append, 2)
+        raise KeyboardInterrupt
+
+    loop.call_soon(fail)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.call_soon(loop.call_soon, ran.append, 3)
+    turn(loop)
+    turn(loop)
+    assert ran == [1, 2, 3]
+
+
+def test_a_timer_that_is_always_due_does_not_starve_the_loop(loop):
+    async def main() -> None:
+        def again() -> None:
+            nonlocal handle
+            handle = loop.call_at(0, again)
+
+        handle = loop.call_at(0, again)
+        for _ in range(10):
+            await asyncio.sleep(0.001)
+        handle.cancel()
+
+    loop.run_until_complete(main())
