@@ -7,7 +7,7 @@ stays in the heap until it comes up or until cancelled ones are the majority, so
 """
 
 cimport cython
-from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
+from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT
 from cpython.ref cimport PyObject
 
 from asyncio import format_helpers

@@ -12,10 +12,9 @@ Threads: only the thread that runs the loop submits. Others append to the ready 
 loop sleeps; `sleeping` is set and read under the GIL, so no wake-up is lost and none is written twice.
 """
 
-cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR
+from libc.errno cimport EAGAIN, EBUSY, EINTR
 from libc.math cimport ceil
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -472,15 +471,13 @@ cdef class LoopCore:
         self.wake_write_fd = -1
 
     cdef finish_requests(self):
-        cdef int rounds
-        cdef uint32_t index, count
         if self.ring_thread == 0:
             self.ring.enable()
             self.ring_thread = syscall(SYS_gettid)
         self.ops.issuer = PyThread_get_thread_ident()
         self.ops.cancel_all()
         self.ops.closed = True
-        for rounds in range(CLOSE_WAIT_ROUNDS):
+        for _round in range(CLOSE_WAIT_ROUNDS):
             while self.batch_next < self.batch_count:
                 self.ops.discard(&self.batch[self.batch_next])
                 self.batch_next += 1

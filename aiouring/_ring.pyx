@@ -9,8 +9,8 @@ virtual methods: a test build can put faults under it, and a hook can sit betwee
 """
 
 cimport cython
-from libc.errno cimport EINVAL, ENOENT, ENOMEM, ENOSYS, EPERM, errno
-from libc.string cimport memcpy, memset
+from libc.errno cimport EINVAL, ENOMEM, ENOSYS, EPERM, errno
+from libc.string cimport memset
 from posix.mman cimport (
     MAP_ANONYMOUS,
     MAP_FAILED,
@@ -43,8 +43,10 @@ if aiouring_watch_forks() != 0:
 
 # Without these flags the loop's assumptions do not hold: one thread issues and its completions are deferred to its own enters (6.1);
 # a bad SQE completes with an error and does not stop the batch; a completion that waits is seen in the SQ's flags without a call.
-cdef uint32_t NEEDED_FLAGS = (IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG
-             | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED)
+cdef uint32_t NEEDED_FLAGS = (
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG
+    | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED
+)
 NEEDED_FEATURES = {
     "SINGLE_MMAP": IORING_FEAT_SINGLE_MMAP,
     "NODROP": IORING_FEAT_NODROP,

@@ -19,8 +19,8 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS, ENOBUFS, ETIMEDOUT
-from libc.stdint cimport int32_t, uint16_t, uint32_t
+from libc.errno cimport ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS, ENOBUFS, ETIMEDOUT
+from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close as posix_close
 

@@ -14,12 +14,11 @@ the core, and the core holds socket, protocol and the bytes being sent. connecti
 socket is closed right after it, and the core drops shell and protocol.
 """
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EAGAIN, EINTR
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
@@ -323,7 +322,7 @@ cdef class StreamCore(Flushable):
 
     cdef int arm_send(self) except -1:
         cdef io_uring_sqe *sqe
-        cdef Py_ssize_t count, index, total = 0, length
+        cdef Py_ssize_t count, index, length
         cdef object data
         if self.sending is None:
             self.sending = self.queue

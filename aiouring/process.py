@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiouring._loop import LoopCore
     from aiouring._poll import PollMixin
 
-    class _Base(LoopCore, PollMixin, asyncio.BaseEventLoop):
+    class _Base(PollMixin, LoopCore, asyncio.BaseEventLoop):
         pass
 
     _TransportBase = Any
@@ -33,7 +33,7 @@ else:
 UNKNOWN_RETURNCODE = 255        # asyncio's, for a child that somebody else waited for
 
 
-class SubprocessTransport(_TransportBase):
+class SubprocessTransport(_TransportBase):  # type: ignore[misc]  # its own stubs leave out all that we use
     """A running child. asyncio's base class does the protocol's side, this class starts the child and notices its end."""
 
     _loop: ProcessMixin

@@ -16,10 +16,9 @@ import os
 import signal
 import sys
 import warnings
+from asyncio.log import logger
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from asyncio.log import logger
 
 if TYPE_CHECKING:
     from aiouring._loop import LoopCore
@@ -74,7 +73,7 @@ class SignalMixin(_Base):
         if asyncio.iscoroutine(callback) or asyncio.iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         self._check_signal(sig)
-        self._check_closed()  # type: ignore[attr-defined]  # a method of BaseEventLoop that the stubs leave out
+        self._check_closed()
         try:
             # Raises ValueError outside the main thread, before anything was changed.
             self._take_wakeup()
