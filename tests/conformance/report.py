@@ -10,7 +10,7 @@ from .expected import Verdict
 from .runner import FAILURES, OUTCOMES, Chunk, Result, Run
 
 PROGRESS_INTERVAL_S = 10.0
-DETAIL_LINES = 40
+DETAIL_LINES = 60
 
 
 class Progress:

@@ -220,7 +220,9 @@ class ChunkRun:
                     child.mark_log()
                 elif event == "end":
                     current = None
-                    self._result(message["test"], message["outcome"], message["detail"], message["duration_s"])
+                    printed = child.log() if message["outcome"] == "failed" else ""
+                    detail = message["detail"] + (f"\nit printed:\n{printed}" if printed else "")
+                    self._result(message["test"], message["outcome"], detail, message["duration_s"])
                 elif event == "fixture":
                     self._fixture(message)
                 elif event == "done":

@@ -23,6 +23,7 @@ SUITE = """
             pass
 
         def test_b_fails(self):
+            print("what it saw")
             self.assertEqual(1, 2)
 
         def test_c_hangs(self):
@@ -126,6 +127,7 @@ def test_every_way_to_end(tmp_path: Path) -> None:
     assert "in test_c_hangs" in results["made_up.Plain.test_c_hangs"].detail
     assert "SIGSEGV" in results["made_up.Plain.test_d_crashes"].detail
     assert "1 != 2" in results["made_up.Plain.test_b_fails"].detail
+    assert results["made_up.Plain.test_b_fails"].detail.endswith("it printed:\nwhat it saw")
     assert results["made_up.BrokenSetUp.test_one"].outcome == "failed"
     assert "no set-up" in results["made_up.BrokenSetUp.test_one"].detail
     assert results["made_up.SkippedSetUp.test_one"].outcome == "skipped"

@@ -61,6 +61,9 @@ class Reporter(unittest.TestResult):
         self._pipe.send("start", test=self.identify(test))
 
     def stopTest(self, test: unittest.TestCase) -> None:
+        # The runner reads what a failed test printed as soon as it hears of it.
+        sys.stdout.flush()
+        sys.stderr.flush()
         self._pipe.send(
             "end",
             test=self.identify(test),
