@@ -10,7 +10,7 @@ from .expected import Verdict
 from .runner import FAILURES, OUTCOMES, Chunk, Result, Run
 
 PROGRESS_INTERVAL_S = 10.0
-DETAIL_LINES = 40
+DETAIL_LINES = 60
 
 
 class Progress:
@@ -32,8 +32,8 @@ class Progress:
         now_s = time.monotonic()
         if now_s - self._shown_s >= (0.2 if self._in_place else PROGRESS_INTERVAL_S):
             self._shown_s = now_s
-            line = f"{self._counts.total()}/{self._total} in {now_s - self._started_s:.0f} s: {describe(self._counts)}"
-            line += f"; {chunk.run.label} {chunk.file}"
+            done = f"{self._counts.total()}/{self._total} in {now_s - self._started_s:.0f} s"
+            line = f"{done}: {describe(self._counts)}; {chunk.run.label} {chunk.file}"
             print(f"\r\x1b[K{line}" if self._in_place else line, end="" if self._in_place else "\n", file=sys.stderr, flush=True)
 
     def _clear(self) -> None:
@@ -90,7 +90,7 @@ def summary(run: Run, results: list[Result], verdict: Verdict) -> dict[str, Any]
     return {
         "suite": run.suite,
         "python": run.environment.python.full,
-        "passed": counts["passed"] + counts["flaky"],
+        "passed": counts["passed"] + counts["flaky"] - len(verdict.passed_though_listed),
         "failed": len(verdict.unexpected) + len(verdict.passed_though_listed),
         "skipped": counts["skipped"],
         "expected_failures": [result.test for result in verdict.expected],
@@ -99,6 +99,7 @@ def summary(run: Run, results: list[Result], verdict: Verdict) -> dict[str, Any]
         "failures": [
             {"test": result.test, "outcome": result.outcome, "detail": result.detail} for result in results if result.outcome in FAILURES
         ],
+        "skips": [{"test": result.test, "reason": " ".join(result.detail.split())} for result in results if result.outcome == "skipped"],
         "slowest": [
             {"test": result.test, "duration_s": result.duration_s}
             for result in sorted(results, key=lambda result: -result.duration_s)[:5]
@@ -107,9 +108,21 @@ def summary(run: Run, results: list[Result], verdict: Verdict) -> dict[str, Any]
 
 
 def write_json(path: Path, loop: str, runs: list[dict[str, Any]], duration_s: float) -> None:
-    """The whole run, with the sums at the top: passed, failed, skipped; expected failures count in none of them."""
+    """The whole run, with the sums at the top in the form that tools/lanes.py reads; expected failures count in none of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    totals = {key: sum(run[key] for run in runs) for key in ("passed", "failed", "skipped")}
-    expected = sum(len(run["expected_failures"]) for run in runs)
-    document = {"name": "conformance", "loop": loop, **totals, "expected_failures": expected, "duration_s": round(duration_s, 1), "runs": runs}
+    failures, skips = [], []
+    for run in runs:
+        label = f"{run['suite']} {run['python']}"
+        unexpected = {item["test"] for item in run["failures"]} - set(run["expected_failures"])
+        failures += [f"{label} {test}" for test in sorted(unexpected | set(run["passed_though_listed"]))]
+        skips += [{"test": f"{label} {item['test']}", "reason": item["reason"]} for item in run["skips"]]
+    document = {
+        **{key: sum(run[key] for run in runs) for key in ("passed", "failed", "skipped")},
+        "failures": failures,
+        "skips": skips,
+        "loop": loop,
+        "expected_failures": sum(len(run["expected_failures"]) for run in runs),
+        "duration_s": round(duration_s, 1),
+        "runs": runs,
+    }
     path.write_text(json.dumps(document, indent=1) + "\n")

@@ -192,7 +192,6 @@ class ChunkRun:
         self._timeout_s = timeout_s
         self._report = report
         self._left = list(chunk.tests)
-        self._fixtures: list[dict[str, Any]] = []
 
     def run(self) -> None:
         """Runs until every test of the chunk has its result."""
@@ -221,7 +220,9 @@ class ChunkRun:
                     child.mark_log()
                 elif event == "end":
                     current = None
-                    self._result(message["test"], message["outcome"], message["detail"], message["duration_s"])
+                    printed = child.log() if message["outcome"] == "failed" else ""
+                    detail = message["detail"] + (f"\nit printed:\n{printed}" if printed else "")
+                    self._result(message["test"], message["outcome"], detail, message["duration_s"])
                 elif event == "fixture":
                     self._fixture(message)
                 elif event == "done":
@@ -239,19 +240,18 @@ class ChunkRun:
         self._result(current or self._left[0], outcome, detail, time.monotonic() - started_s)
 
     def _fixture(self, message: dict[str, Any]) -> None:
-        self._fixtures.append(message)
-        if message["outcome"] == "failed":
-            self._result(f"{self._chunk.file}.{message['name']}", "failed", message["detail"])
+        """A class's or a file's set-up that failed or was skipped is the result of each of its tests; a failed tear-down stands alone."""
+        kind, _, owner = message["name"].rstrip(")").partition(" (")
+        tests = [test for test in self._left if test.startswith(owner + ".")] if kind.startswith("setUp") else []
+        for test in tests:
+            self._result(test, message["outcome"], message["detail"] if message["outcome"] == "skipped" else f"in {kind}:\n{message['detail']}")
+        if not tests and message["outcome"] == "failed":
+            self._result(f"{owner}.({kind})", "failed", message["detail"])
 
     def _finish(self, child: Child) -> None:
-        """The child ran all it could: the tests without a result belong to a class or a file whose set-up failed or was skipped."""
+        """The child has run all it could, and leaves its interpreter: that too can fail."""
         for test in list(self._left):
-            owner = test.rpartition(".")[0]
-            cause = next((item for item in self._fixtures if owner in item["name"] or self._chunk.file + ")" in item["name"]), None)
-            if cause is None:
-                self._result(test, "failed", "the child never ran this test")
-            else:
-                self._result(test, cause["outcome"], f"{cause['name']}: {cause['detail']}")
+            self._result(test, "failed", "the child never ran this test")
         status = child.wait(EXIT_S)
         if status != 0:
             outcome = "hung" if status is None else "crashed"

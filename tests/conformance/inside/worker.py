@@ -61,6 +61,9 @@ class Reporter(unittest.TestResult):
         self._pipe.send("start", test=self.identify(test))
 
     def stopTest(self, test: unittest.TestCase) -> None:
+        # The runner reads what a failed test printed as soon as it hears of it.
+        sys.stdout.flush()
+        sys.stderr.flush()
         self._pipe.send(
             "end",
             test=self.identify(test),
@@ -74,9 +77,8 @@ class Reporter(unittest.TestResult):
     def _note(self, test: object, outcome: str, detail: str) -> None:
         """Keeps the worst outcome of a test; what belongs to no test (a class's or a module's set-up) is sent at once."""
         if isinstance(test, unittest.TestCase):
-            # A skipped sub-test does not make the test skipped, and nothing mends a failure.
-            is_part = hasattr(test, "test_case")
-            if self._outcome != "failed" and not (is_part and outcome != "failed"):
+            # Nothing mends a failure. A test of which a part was skipped ends without another outcome, so it is a skipped one.
+            if self._outcome != "failed":
                 self._outcome = outcome
             if detail:
                 self._details.append(detail)

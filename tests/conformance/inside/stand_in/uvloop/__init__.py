@@ -3,6 +3,7 @@
 Two variables of the environment, set by the runner, say which loop that is and where uvloop's own test helpers lie.
 """
 import asyncio
+import importlib
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -10,25 +11,25 @@ from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
-_LOOPS = {"aiouring": "aiouring", "asyncio": "asyncio"}
-_NAME = _LOOPS[os.environ["CONFORMANCE_LOOP"]]
+_NAME = os.environ["CONFORMANCE_LOOP"]
+_module: Any = importlib.import_module(_NAME)
 
 # `uvloop._testbase` is the suite's own helper module; all else of uvloop stays unreachable.
 __path__.append(os.environ["CONFORMANCE_UVLOOP_TESTBASE"])
 
-if _NAME == "aiouring":
-    from aiouring import EventLoopPolicy, Loop, install, new_event_loop
-else:
-    from asyncio import DefaultEventLoopPolicy as EventLoopPolicy  # type: ignore[assignment]
-    from asyncio import SelectorEventLoop as Loop  # type: ignore[assignment]
+Loop: Any = _module.SelectorEventLoop if _NAME == "asyncio" else _module.Loop
+EventLoopPolicy: Any = _module.DefaultEventLoopPolicy if _NAME == "asyncio" else _module.EventLoopPolicy
 
-    def new_event_loop() -> asyncio.AbstractEventLoop:  # type: ignore[misc]  # another loop than the one above
-        """A new stock loop."""
-        return Loop()
 
-    def install() -> None:
-        """Sets the stock policy."""
-        asyncio.set_event_loop_policy(EventLoopPolicy())
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop.new_event_loop, of the loop under test."""
+    loop: asyncio.AbstractEventLoop = Loop() if _NAME == "asyncio" else _module.new_event_loop()
+    return loop
+
+
+def install() -> None:
+    """uvloop.install, of the loop under test."""
+    asyncio.set_event_loop_policy(EventLoopPolicy())
 
 
 __all__ = ["EventLoopPolicy", "Loop", "install", "new_event_loop", "run"]

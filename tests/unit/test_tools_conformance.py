@@ -1,0 +1,220 @@
+"""tests/conformance: a test that fails, hangs or takes its process down is seen, alone, and the list of expected failures binds.
+
+The runner is started on a suite made for it, on this interpreter, as it starts the suites of others.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import environments, expected, report, runner
+
+SUITE = """
+    import os, signal, time, unittest
+
+    class Plain(unittest.TestCase):
+        def test_a_passes(self):
+            pass
+
+        def test_b_fails(self):
+            print("what it saw")
+            self.assertEqual(1, 2)
+
+        def test_c_hangs(self):
+            time.sleep(3600)
+
+        def test_d_crashes(self):
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+        def test_e_exits(self):
+            os._exit(0)
+
+        def test_f_fails_in_a_part(self):
+            for number in range(3):
+                with self.subTest(number=number):
+                    self.assertNotEqual(number, 1)
+
+        def test_g_skips_a_part(self):
+            with self.subTest():
+                self.skipTest("a part")
+
+        @unittest.skip("the reason")
+        def test_h_skips(self):
+            pass
+
+        @unittest.expectedFailure
+        def test_i_fails_as_expected(self):
+            self.fail()
+
+        @unittest.expectedFailure
+        def test_j_passes_unexpectedly(self):
+            pass
+
+        def test_k_fails_in_a_forked_child(self):
+            if os.fork() == 0:
+                raise RuntimeError("this process must not report")
+            os.wait()
+
+        def test_l_leaves_a_process_on_the_pipe(self):
+            if os.fork() == 0:
+                time.sleep(3600)
+
+        def test_m_passes(self):
+            pass
+
+    class BrokenSetUp(unittest.TestCase):
+        @classmethod
+        def setUpClass(cls):
+            raise RuntimeError("no set-up")
+
+        def test_one(self):
+            pass
+
+    class SkippedSetUp(unittest.TestCase):
+        @classmethod
+        def setUpClass(cls):
+            raise unittest.SkipTest("no such thing here")
+
+        def test_one(self):
+            pass
+"""
+
+OUTCOMES = {
+    "test_a_passes": "passed",
+    "test_b_fails": "failed",
+    "test_c_hangs": "hung",
+    "test_d_crashes": "crashed",
+    "test_e_exits": "crashed",
+    "test_f_fails_in_a_part": "failed",
+    "test_g_skips_a_part": "skipped",
+    "test_h_skips": "skipped",
+    "test_i_fails_as_expected": "passed",
+    "test_j_passes_unexpectedly": "failed",
+    "test_k_fails_in_a_forked_child": "passed",
+    "test_l_leaves_a_process_on_the_pipe": "passed",
+    "test_m_passes": "passed",
+}
+
+
+def make_run(folder: Path, source: str) -> runner.Run:
+    (folder / "made_up.py").write_text(textwrap.dedent(source))
+    python = environments.Python(sys.executable, sys.version_info[:3])
+    return runner.Run("made-up", "asyncio", environments.Environment(python, sys.executable), (str(folder),))
+
+
+def run_all(run: runner.Run, timeout_s: float) -> dict[str, runner.Result]:
+    tests, results = runner.list_tests(run, ("made_up",), 60)
+    found = {result.test: result for result in results}
+
+    def note(chunk: runner.Chunk, result: runner.Result) -> None:
+        assert result.test not in found, "a test has two results"
+        found[result.test] = result
+
+    runner.run_chunks(list(runner.cut(run, tests)), 2, timeout_s, note)
+    return found
+
+
+def test_every_way_to_end(tmp_path: Path) -> None:
+    results = run_all(make_run(tmp_path, SUITE), timeout_s=5)
+    outcomes = {name.removeprefix("made_up.Plain."): result.outcome for name, result in results.items() if ".Plain." in name}
+    assert outcomes == OUTCOMES
+    assert "in test_c_hangs" in results["made_up.Plain.test_c_hangs"].detail
+    assert "SIGSEGV" in results["made_up.Plain.test_d_crashes"].detail
+    assert "1 != 2" in results["made_up.Plain.test_b_fails"].detail
+    assert results["made_up.Plain.test_b_fails"].detail.endswith("it printed:\nwhat it saw")
+    assert results["made_up.BrokenSetUp.test_one"].outcome == "failed"
+    assert "no set-up" in results["made_up.BrokenSetUp.test_one"].detail
+    assert results["made_up.SkippedSetUp.test_one"].outcome == "skipped"
+
+
+def test_crash_while_leaving_the_interpreter(tmp_path: Path) -> None:
+    source = """
+        import atexit, os, unittest
+
+        class Plain(unittest.TestCase):
+            def test_passes(self):
+                atexit.register(os.abort)
+    """
+    results = run_all(make_run(tmp_path, source), timeout_s=30)
+    assert {name: result.outcome for name, result in results.items()} == {
+        "made_up.Plain.test_passes": "passed",
+        "made_up.(exit of the interpreter)": "crashed",
+    }
+
+
+def test_file_that_cannot_be_imported(tmp_path: Path) -> None:
+    results = run_all(make_run(tmp_path, "import no_such_module"), timeout_s=30)
+    assert [(result.test, result.outcome) for result in results.values()] == [("made_up", "failed")]
+    assert "no_such_module" in results["made_up"].detail
+
+
+def test_verdict() -> None:
+    def result(test: str, outcome: str) -> runner.Result:
+        return runner.Result("file", test, outcome)
+
+    ends = {"new": "failed", "listed": "hung", "mended": "passed", "skipped": "skipped", "elsewhere": "failed"}
+    results = [result(test, outcome) for test, outcome in ends.items()]
+    listed = {
+        "listed": expected.Expectation("listed", "reason"),
+        "mended": expected.Expectation("mended", "reason", ("3.12",)),
+        "skipped": expected.Expectation("skipped", "reason"),
+        "elsewhere": expected.Expectation("elsewhere", "reason", ("3.13",)),
+    }
+    verdict = expected.judge(results, "3.12", listed)
+    assert [item.test for item in verdict.unexpected] == ["new", "elsewhere"]
+    assert [item.test for item in verdict.expected] == ["listed"]
+    assert [item.test for item in verdict.passed_though_listed] == ["mended"]
+    assert expected.judge(results, "3.11", listed).passed_though_listed == []
+    assert expected.never_ran({item.test for item in results}, {**listed, "gone": expected.Expectation("gone", "reason")}) == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("".join(f'[[uvloop]]\ntest = "t{number}"\nreason = "r"\n' for number in range(9)), "at most 8"),
+        ("".join(f'[[cpython]]\ntest = "t{number}"\nreason = "r"\n' for number in range(13)), "at most 12"),
+        ('[[cpython]]\ntest = "t"\n', "needs a test and a reason"),
+        ('[[cpython]]\ntest = "t"\nreason = " "\n', "needs a test and a reason"),
+        ('[[cpython]]\ntest = "t"\nreason = "r"\nversion = "3.11"\n', "unknown keys"),
+        ('[[cpython]]\ntest = "t"\nreason = "r"\n' * 2, "listed twice"),
+        ('[[pypy]]\ntest = "t"\nreason = "r"\n', "no such suite"),
+    ],
+)
+def test_list_that_breaks_its_rules(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "expected.toml"
+    path.write_text(text)
+    with pytest.raises(expected.ExpectationError, match=complaint):
+        expected.read(path)
+
+
+def test_list_of_the_project_keeps_its_rules() -> None:
+    for suite, entries in expected.read().items():
+        assert len(entries) <= expected.LIMITS[suite]
+
+
+def test_json_counts(tmp_path: Path) -> None:
+    python = environments.Python(sys.executable, (3, 12, 1))
+    run = runner.Run("cpython", "aiouring", environments.Environment(python, sys.executable))
+    results = [
+        runner.Result("f", "f.one", "passed"),
+        runner.Result("f", "f.two", "flaky", "once"),
+        runner.Result("f", "f.three", "skipped", "Windows  only\n"),
+        runner.Result("f", "f.four", "crashed", "SIGSEGV"),
+        runner.Result("f", "f.five", "failed", "as listed"),
+        runner.Result("f", "f.six", "passed"),
+    ]
+    listed = {name: expected.Expectation(name, "reason") for name in ("f.five", "f.six")}
+    verdict = expected.judge(results, "3.12", listed)
+    path = tmp_path / "results" / "conformance.json"
+    report.write_json(path, "aiouring", [report.summary(run, results, verdict)], 1.0)
+    document = json.loads(path.read_text())
+    assert (document["passed"], document["failed"], document["skipped"], document["expected_failures"]) == (2, 2, 1, 1)
+    assert document["failures"] == ["cpython 3.12.1 f.four", "cpython 3.12.1 f.six"]
+    assert document["skips"] == [{"test": "cpython 3.12.1 f.three", "reason": "Windows only"}]
+    assert report.describe(Counter(result.outcome for result in results)) == "2 passed, 1 flaky, 1 skipped, 1 failed, 1 crashed"
