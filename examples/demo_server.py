@@ -45,7 +45,10 @@ SMALL_FILE_BYTES = 64 * 1024
 
 STATS_PAGE = """<!doctype html>
 <meta charset="utf-8"><title>live counters</title>
-<style>body { font: 16px/1.6 system-ui, sans-serif; margin: 3em } td { padding-right: 2em } td + td { text-align: right; font-family: monospace }</style>
+<style>
+body { font: 16px/1.6 system-ui, sans-serif; margin: 3em }
+td { padding-right: 2em } td + td { text-align: right; font-family: monospace }
+</style>
 <h1>live counters</h1><table id="counters"></table><p><a href="/">files</a></p>
 <script>
 const cell = text => Object.assign(document.createElement("td"), {textContent: text});
@@ -295,7 +298,7 @@ class FileServer:
 
     def _file(self, place: Path, request: Request) -> Answer:
         # Not blocking: opening a named pipe would wait for somebody to write into it.
-        file = open(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
+        file = os.fdopen(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
         try:
             known = os.fstat(file.fileno())
             if not stat.S_ISREG(known.st_mode):
@@ -380,7 +383,7 @@ class Check:
 
     def __init__(self, root: Path, host: str, port: int) -> None:
         self.host, self.port = host, port
-        self.files = {quote(f"/{path.relative_to(root)}"): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        self.files = {quote(f"/{path.relative_to(root)}"): path.read_bytes() for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
         self.names = {path.name for path in root.iterdir()}
         self.done: Counter[str] = Counter()
         self.body_bytes = 0
@@ -547,7 +550,7 @@ async def check(seconds: float, host: str, port: int, clients: int) -> int:
         shown = asyncio.create_task(show_counters(server.counters)) if sys.stdout.isatty() else None
         try:
             await checks.run(seconds, clients)
-        except (Difference, OSError, EOFError) as error:
+        except (Difference, OSError, EOFError, http.client.HTTPException) as error:
             print(f"\nFAILED: {error or type(error).__name__}", file=sys.stderr)
             return 1
         finally:
@@ -556,7 +559,7 @@ async def check(seconds: float, host: str, port: int, clients: int) -> int:
                 shown.cancel()
                 print()
     print(f"server: {server.counters.line()}")
-    print("client: " + ", ".join(f"{count} × {kind}" for kind, count in checks.done.items()))
+    print("client: " + ", ".join(f"{kind} {count}" for kind, count in checks.done.items()))
     rate = checks.body_bytes / max(seconds, 0.001)
     print(f"compared {size_text(checks.body_bytes)} ({size_text(round(rate))}/s) on {type(asyncio.get_running_loop()).__module__}: all equal")
     return 0

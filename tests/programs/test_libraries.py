@@ -15,6 +15,7 @@ from pathlib import Path
 import anyio
 import anyio.abc
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_process
 import anyio.to_thread
 import httpx
@@ -163,7 +164,7 @@ async def test_anyio_threads_and_cancellation() -> None:
         return anyio.from_thread.run(double, number)
 
     async def double(number: int) -> int:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         return 2 * number
 
     assert await at_once(CONNECTIONS, lambda number: anyio.to_thread.run_sync(in_thread, number)) == list(range(0, 200, 2))
@@ -228,7 +229,8 @@ async def test_websockets(certificates: Certificates, tls: bool) -> None:
                 await connection.send("please close")
                 with pytest.raises(ConnectionClosedError) as closed:
                     await connection.recv()
-                assert closed.value.rcvd is not None and closed.value.rcvd.code == 4000
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == 4000
 
         await at_once(CONNECTIONS, client)
 
