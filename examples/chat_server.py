@@ -55,8 +55,8 @@ class Room:
             name = await self._ask_for_name(reader, writer)
             if name is not None:
                 await self._talk(Member(name, writer), reader)
-        except (ConnectionError, ValueError):
-            pass  # gone in the middle of a line, or sent a line that is longer than the reader's limit
+        except (ConnectionError, ValueError, asyncio.CancelledError):
+            pass  # gone in the middle of a line, a line that is longer than the reader's limit, or the program ends
         finally:
             writer.close()
 

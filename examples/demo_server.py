@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
 import aiouring
 
@@ -184,10 +184,10 @@ class FileServer:
         self.counters.connections += 1
         self.counters.connections_open += 1
         try:
-            # A client that resets, goes away in the middle of a head, or stays silent: the end of its connection, not of ours.
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-                while await self._one_request(reader, writer):
-                    pass
+            while await self._one_request(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError, TimeoutError, asyncio.CancelledError):
+            pass  # a client that resets, goes away in the middle of a head or stays silent, or the program ends: all in order
         finally:
             self.counters.connections_open -= 1
             writer.close()
@@ -236,7 +236,7 @@ class FileServer:
     async def _answer(self, request: Request) -> Answer:
         if request.method not in ("GET", "HEAD"):
             raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "This server only hands out files.", allow="GET, HEAD")
-        path = urlsplit(request.target).path if request.target.startswith("/") else request.target
+        path = request.target.partition("?")[0]
         if path == "/-/stats":
             return page(HTTPStatus.OK, STATS_PAGE, **{"Cache-Control": "no-store"})
         if path == "/-/stats.json":

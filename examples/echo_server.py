@@ -21,8 +21,8 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
             writer.write(data)
             # A client that sends but never reads must not fill our memory: wait until it has taken enough.
             await writer.drain()
-    except ConnectionError:
-        pass  # the client went away in the middle, which is its right
+    except (ConnectionError, asyncio.CancelledError):
+        pass  # the client went away in the middle, which is its right, or the program ends: this connection is over
     finally:
         writer.close()
 

@@ -45,6 +45,8 @@ async def proxy(target: tuple[str, int], reader: asyncio.StreamReader, writer: a
         print(f"{peer}: {up.result()} bytes there, {down.result()} bytes back", flush=True)
     except* ConnectionError as broken:
         print(f"{peer}: {broken.exceptions[0]}", flush=True)
+    except* asyncio.CancelledError:
+        pass  # the program ends
     finally:
         far_writer.close()
         writer.close()
