@@ -45,7 +45,10 @@ APPS = Path(__file__).resolve().parent / "apps"
 #: Stands in for the package in child processes when the tests run on asyncio's loop.
 _STAND_IN = '''
 import asyncio
-from asyncio import DefaultEventLoopPolicy as EventLoopPolicy, new_event_loop
+from asyncio import DefaultEventLoopPolicy as EventLoopPolicy, SelectorEventLoop as Loop, new_event_loop
+
+class RingUnavailable(OSError):
+    pass
 
 def run(main, *, debug=None, **_options):
     return asyncio.run(main, debug=debug)
@@ -139,6 +142,12 @@ async def at_once(count: int, client: Callable[[int], Awaitable[T]]) -> list[T]:
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from failures
     return [task.result() for task in tasks]
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for what another process will do and tells nobody about: asks again and again, and leaves giving up to the test's time limit."""
+    while not await condition():  # noqa: ASYNC110  (there is no event to wait for)
+        await asyncio.sleep(0.01)
 
 
 class ServerProcess:
@@ -255,6 +264,7 @@ class ServerProcess:
         raise AssertionError(f"{self.command} wrote no line {prefix!r} within {PATIENCE_S} s; its log:\n{self.log()[-6000:]}")
 
     def _wait_until_accepting(self) -> None:
+        assert self.address is not None
         deadline = time.monotonic() + PATIENCE_S
         family = socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET
         while time.monotonic() < deadline:

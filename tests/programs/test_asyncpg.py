@@ -6,21 +6,22 @@ import asyncio
 import io
 import ssl
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
 
 from . import support
 from .conftest import Certificates, Postgres
-from .support import CONNECTIONS, at_once, payload
+from .support import CONNECTIONS, at_once, eventually, payload
 
 pytestmark = pytest.mark.asyncio
 
 WAYS = ["tcp", "tls", "unix"]
 
 
-def parameters(postgres: Postgres, certificates: Certificates, way: str) -> dict[str, object]:
-    common: dict[str, object] = {"port": postgres.port, "user": postgres.user, "database": postgres.database, "timeout": 60}
+def parameters(postgres: Postgres, certificates: Certificates, way: str) -> dict[str, Any]:
+    common: dict[str, Any] = {"port": postgres.port, "user": postgres.user, "database": postgres.database, "timeout": 60}
     if way == "unix":
         return {**common, "host": postgres.socket_folder}
     secure: ssl.SSLContext | bool = certificates.client_context() if way == "tls" else False
@@ -28,17 +29,17 @@ def parameters(postgres: Postgres, certificates: Certificates, way: str) -> dict
 
 
 @pytest.fixture(params=WAYS)
-def how(request: pytest.FixtureRequest, postgres: Postgres, certificates: Certificates) -> dict[str, object]:
+def how(request: pytest.FixtureRequest, postgres: Postgres, certificates: Certificates) -> dict[str, Any]:
     """Arguments for asyncpg.connect, for each way to reach the server."""
     return parameters(postgres, certificates, request.param)
 
 
 @pytest.fixture
-def tcp(postgres: Postgres, certificates: Certificates) -> dict[str, object]:
+def tcp(postgres: Postgres, certificates: Certificates) -> dict[str, Any]:
     return parameters(postgres, certificates, "tcp")
 
 
-async def test_the_connection_is_of_the_asked_kind(how: dict[str, object]) -> None:
+async def test_the_connection_is_of_the_asked_kind(how: dict[str, Any]) -> None:
     connection = await asyncpg.connect(**how)
     try:
         tls = await connection.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
@@ -49,7 +50,7 @@ async def test_the_connection_is_of_the_asked_kind(how: dict[str, object]) -> No
     assert (address is None) is str(how["host"]).startswith("/")
 
 
-async def test_hundred_connections_at_once(how: dict[str, object]) -> None:
+async def test_hundred_connections_at_once(how: dict[str, Any]) -> None:
     gate = asyncio.Barrier(CONNECTIONS)
 
     async def client(number: int) -> int:
@@ -68,7 +69,7 @@ async def test_hundred_connections_at_once(how: dict[str, object]) -> None:
     assert len(set(pids)) == CONNECTIONS
 
 
-async def test_a_pool_of_hundred(how: dict[str, object]) -> None:
+async def test_a_pool_of_hundred(how: dict[str, Any]) -> None:
     async with asyncpg.create_pool(**how, min_size=CONNECTIONS, max_size=CONNECTIONS) as pool:
         gate = asyncio.Barrier(CONNECTIONS)
 
@@ -86,7 +87,7 @@ async def test_a_pool_of_hundred(how: dict[str, object]) -> None:
         await at_once(1000, query)
 
 
-async def test_large_values_and_many_rows(how: dict[str, object]) -> None:
+async def test_large_values_and_many_rows(how: dict[str, Any]) -> None:
     connection = await asyncpg.connect(**how)
     try:
         body = payload(32 << 20, seed=2)
@@ -98,7 +99,7 @@ async def test_large_values_and_many_rows(how: dict[str, object]) -> None:
         await connection.close()
 
 
-async def test_copy_in_and_out(how: dict[str, object]) -> None:
+async def test_copy_in_and_out(how: dict[str, Any]) -> None:
     connection = await asyncpg.connect(**how)
     try:
         await connection.execute("CREATE TEMPORARY TABLE pieces (number int PRIMARY KEY, body bytea)")
@@ -121,7 +122,7 @@ async def test_copy_in_and_out(how: dict[str, object]) -> None:
         await connection.close()
 
 
-async def test_copy_on_hundred_connections(tcp: dict[str, object]) -> None:
+async def test_copy_on_hundred_connections(tcp: dict[str, Any]) -> None:
     async def client(number: int) -> None:
         connection = await asyncpg.connect(**tcp)
         try:
@@ -135,7 +136,7 @@ async def test_copy_on_hundred_connections(tcp: dict[str, object]) -> None:
     await at_once(CONNECTIONS, client)
 
 
-async def test_listen_and_notify(how: dict[str, object]) -> None:
+async def test_listen_and_notify(how: dict[str, Any]) -> None:
     """One speaks, a hundred listen; each hears everything, in order."""
     notices = 20
     ready = asyncio.Barrier(CONNECTIONS + 1)
@@ -164,31 +165,29 @@ async def test_listen_and_notify(how: dict[str, object]) -> None:
         group.create_task(at_once(CONNECTIONS, listener))
 
 
-async def test_a_cancelled_query_is_cancelled_in_the_server(how: dict[str, object]) -> None:
+async def test_a_cancelled_query_is_cancelled_in_the_server(how: dict[str, Any]) -> None:
     async with asyncpg.create_pool(**how, min_size=2, max_size=10) as pool:
         watcher = await asyncpg.connect(**how)
         try:
 
-            async def sleepers() -> int:
+            async def sleepers(expected: int) -> bool:
                 count: int = await watcher.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-                return count
+                return count == expected
 
             tasks = [asyncio.ensure_future(pool.fetchval("SELECT pg_sleep(600)")) for _ in range(10)]
-            while await sleepers() < 10:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: sleepers(10))
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
-            while await sleepers():
-                await asyncio.sleep(0.01)
+            await eventually(lambda: sleepers(0))
             # The pool's connections are good for further use.
             assert await asyncio.gather(*(pool.fetchval("SELECT $1::int", n) for n in range(50))) == list(range(50))
         finally:
             await watcher.close()
 
 
-async def test_a_query_that_times_out(how: dict[str, object]) -> None:
+async def test_a_query_that_times_out(how: dict[str, Any]) -> None:
     connection = await asyncpg.connect(**how)
     try:
         with pytest.raises(TimeoutError):
@@ -198,7 +197,7 @@ async def test_a_query_that_times_out(how: dict[str, object]) -> None:
         await connection.close()
 
 
-async def test_transactions_and_cursors(tcp: dict[str, object]) -> None:
+async def test_transactions_and_cursors(tcp: dict[str, Any]) -> None:
     async with asyncpg.create_pool(**tcp, min_size=10, max_size=CONNECTIONS) as pool:
         await pool.execute("DROP TABLE IF EXISTS account; CREATE TABLE account (id int PRIMARY KEY, amount int)")
         await pool.executemany("INSERT INTO account VALUES ($1, 100)", [(n,) for n in range(10)])
@@ -218,15 +217,14 @@ async def test_transactions_and_cursors(tcp: dict[str, object]) -> None:
         await pool.execute("DROP TABLE account")
 
 
-async def test_a_connection_that_the_server_ends(how: dict[str, object]) -> None:
+async def test_a_connection_that_the_server_ends(how: dict[str, Any]) -> None:
     victim, killer = await asyncpg.connect(**how), await asyncpg.connect(**how)
     lost = asyncio.Event()
     victim.add_termination_listener(lambda _connection: lost.set())
     try:
         query = asyncio.ensure_future(victim.fetchval("SELECT pg_sleep(600)"))
         pid = victim.get_server_pid()
-        while not await killer.fetchval("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1", pid):
-            await asyncio.sleep(0.01)
+        await eventually(lambda: killer.fetchval("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1", pid))
         await killer.execute("SELECT pg_terminate_backend($1)", pid)
         with pytest.raises((asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError)):
             await query
@@ -236,6 +234,6 @@ async def test_a_connection_that_the_server_ends(how: dict[str, object]) -> None
         await killer.close()
 
 
-async def test_nobody_listens(tcp: dict[str, object]) -> None:
+async def test_nobody_listens(tcp: dict[str, Any]) -> None:
     with pytest.raises(ConnectionRefusedError):
         await asyncpg.connect(**{**tcp, "port": support.free_port()})

@@ -229,7 +229,8 @@ async def test_websockets(certificates: Certificates, tls: bool) -> None:
                 await connection.send("please close")
                 with pytest.raises(ConnectionClosedError) as closed:
                     await connection.recv()
-                assert closed.value.rcvd is not None and closed.value.rcvd.code == 4000
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == 4000
 
         await at_once(CONNECTIONS, client)
 

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from redis import asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from . import support
 from .conftest import Redis
-from .support import CONNECTIONS, at_once, payload
+from .support import CONNECTIONS, at_once, eventually, payload
 
 pytestmark = pytest.mark.asyncio
 
@@ -32,6 +34,11 @@ async def client_of(url: str, **options: object) -> AsyncIterator[redis.Redis]:
         yield client
     finally:
         await client.aclose()
+
+
+async def blocked(client: redis.Redis, count: int) -> bool:
+    """Whether so many clients wait in a blocking command."""
+    return int((await client.info("clients"))["blocked_clients"]) == count
 
 
 async def test_hundred_connections_at_once(url: str) -> None:
@@ -109,7 +116,8 @@ async def test_publish_and_subscribe(url: str) -> None:
             async with client.pubsub() as channel:
                 await channel.subscribe("news")
                 first = await channel.get_message(timeout=None)
-                assert first is not None and first["type"] == "subscribe"
+                assert first is not None
+                assert first["type"] == "subscribe"
                 await ready.wait()
                 heard = []
                 async for message in channel.listen():
@@ -133,17 +141,15 @@ async def test_blocking_pops_that_are_cancelled(url: str) -> None:
     """A cancelled wait takes nothing: what is pushed afterwards is all there for others."""
     async with client_of(url) as client:
         tasks = [asyncio.ensure_future(client.blpop(["queue"], timeout=0)) for _ in range(CONNECTIONS)]
-        while int((await client.info("clients"))["blocked_clients"]) < CONNECTIONS:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: blocked(client, CONNECTIONS))
         for task in tasks:
             task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
         # Redis sees the closed connections by itself; before that, it may hand a value to one of them.
-        while int((await client.info("clients"))["blocked_clients"]):
-            await asyncio.sleep(0.01)
+        await eventually(lambda: blocked(client, 0))
         await client.rpush("queue", *range(CONNECTIONS))
-        popped = [tuple(await client.blpop(["queue"], timeout=0)) for _ in range(CONNECTIONS)]
+        popped = [tuple(await client.blpop(["queue"], timeout=0) or ()) for _ in range(CONNECTIONS)]
         assert popped == [(b"queue", str(number).encode()) for number in range(CONNECTIONS)]
         assert await client.llen("queue") == 0
 
@@ -151,10 +157,9 @@ async def test_blocking_pops_that_are_cancelled(url: str) -> None:
 async def test_blocking_pops_that_are_served(url: str) -> None:
     async with client_of(url) as client:
         tasks = [asyncio.ensure_future(client.blpop(["queue"], timeout=0)) for _ in range(CONNECTIONS)]
-        while int((await client.info("clients"))["blocked_clients"]) < CONNECTIONS:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: blocked(client, CONNECTIONS))
         await client.rpush("queue", *range(CONNECTIONS))
-        popped = [tuple(answer) for answer in await asyncio.gather(*tasks)]
+        popped = [tuple(answer or ()) for answer in await asyncio.gather(*tasks)]
         assert sorted(int(value) for _, value in popped) == list(range(CONNECTIONS))
 
 
@@ -164,18 +169,17 @@ async def test_a_blocking_pop_that_times_out(url: str) -> None:
 
 
 async def test_a_connection_that_the_server_ends(url: str) -> None:
-    async with client_of(url) as client, redis.from_url(url, single_connection_client=True, retry=None) as victim:
+    async with client_of(url) as client, redis.from_url(url, single_connection_client=True, retry=Retry(NoBackoff(), 0)) as victim:
         identity = await victim.client_id()
         waiting = asyncio.ensure_future(victim.blpop(["nothing"], timeout=0))
-        while int((await client.info("clients"))["blocked_clients"]) < 1:
-            await asyncio.sleep(0.01)
-        assert await client.client_kill_filter(_id=identity) == 1
+        await eventually(lambda: blocked(client, 1))
+        assert await client.client_kill_filter(_id=str(identity)) == 1
         with pytest.raises(redis.ConnectionError):
             await waiting
 
 
 async def test_nobody_listens() -> None:
-    client = redis.Redis(host="127.0.0.1", port=support.free_port(), retry=None)
+    client = redis.Redis(host="127.0.0.1", port=support.free_port(), retry=Retry(NoBackoff(), 0))
     with pytest.raises(redis.ConnectionError):
         await client.ping()
     await client.aclose()

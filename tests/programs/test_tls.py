@@ -83,8 +83,9 @@ async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while True:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        except asyncio.IncompleteReadError as rest:
-            assert rest.partial == b""
+        except asyncio.IncompleteReadError as cut:
+            if cut.partial:
+                raise
             return
         method, path, _ = head.split("\r\n")[0].split(" ")
         if method == "GET":
@@ -409,7 +410,7 @@ async def test_our_client_refuses_a_server_that_it_cannot_trust(certificates: Ce
         raise AssertionError("a connection was made although the client refused")
 
     async with serving(nothing, certificates.server_context()) as port:
-        with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer|self.signed"):
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|self.signed"):
             await asyncio.open_connection("127.0.0.1", port, ssl=ssl.create_default_context(), server_hostname="localhost")
         with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
             context = certificates.client_context()

@@ -65,7 +65,7 @@ async def steady(echo: int, control: Control, count: int, rounds: int) -> dict[s
 
 
 async def many(echo: int, control: Control, count: int, rounds: int) -> dict[str, Any]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     sent = messages(count)
     # More at once than the server's backlog would only measure the kernel's retransmission timer.
