@@ -57,8 +57,10 @@ class SubprocessTransport(_TransportBase):
         # Popen.poll(), which close() and Popen.send_signal() call, may have waited for the child already.
         returncode = self._proc.returncode
         if returncode is None:
+            # At once, before a program's own SIGCHLD handler waits for whatever child has ended.
             returncode = wait_for_child(self._proc.pid)
-        self._process_exited(returncode)
+        # The protocol hears of it after what the child's last output has made ready in this turn.
+        self._loop.call_soon(self._process_exited, returncode)
 
 
 def wait_for_child(pid: int) -> int:
@@ -114,8 +116,7 @@ class ProcessMixin(_Base):
         self._remove_reader(pidfd)
         self._children.discard(pidfd)
         os.close(pidfd)
-        # Not at once: what the child's last output has made ready in this turn comes first.
-        self.call_soon(callback)
+        callback()
 
     def _close_children(self) -> None:
         """Called by close(): the children run on, and their transports kill them when they are dropped, as in asyncio."""
