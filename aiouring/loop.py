@@ -2,7 +2,7 @@
 
 CPython documents inheriting from asyncio.BaseEventLoop as the way to write a loop: it gives argument checks, happy eyeballs, servers,
 executors, exception handlers and asynchronous generators exactly as the running Python has them. What runs per callback or per packet is
-overridden by LoopCore, which comes first in the method resolution order.
+overridden by LoopCore and the rooms' mixins, which come first in the method resolution order.
 
 Users make loops with new_event_loop(). Calls every room below.
 """
@@ -21,9 +21,7 @@ from aiouring.process import ProcessMixin
 from aiouring.signals import SignalMixin
 
 
-class Loop(
-    LoopCore, NetworkMixin, DatagramMixin, SockMixin, PollMixin, PipeMixin, ProcessMixin, SignalMixin, asyncio.BaseEventLoop
-):
+class Loop(NetworkMixin, DatagramMixin, SockMixin, ProcessMixin, PollMixin, PipeMixin, SignalMixin, LoopCore, asyncio.BaseEventLoop):
     """An asyncio event loop on one io_uring.
 
     Raises RingUnavailable when the kernel refuses the ring. Kernel floor: Linux 6.1. The loop may be made in one thread and run in

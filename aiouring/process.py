@@ -22,26 +22,25 @@ if TYPE_CHECKING:
     from aiouring._loop import LoopCore
     from aiouring._poll import PollMixin
 
-    class _Base(LoopCore, PollMixin, asyncio.BaseEventLoop):
+    class _Base(PollMixin, LoopCore, asyncio.BaseEventLoop):
         pass
 
-    _TransportBase = Any
 else:
     _Base = object
-    _TransportBase = base_subprocess.BaseSubprocessTransport
 
-UNKNOWN_RETURNCODE = 255        # asyncio's, for a child that somebody else waited for
+UNKNOWN_RETURNCODE = 255  # asyncio's, for a child that somebody else waited for
 
 
-class SubprocessTransport(_TransportBase):
+class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
     """A running child. asyncio's base class does the protocol's side, this class starts the child and notices its end."""
 
     _loop: ProcessMixin
     _proc: subprocess.Popen[bytes]
 
     def _start(self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **kwargs: Any) -> None:
-        self._proc = subprocess.Popen(args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, universal_newlines=False,
-                                      bufsize=bufsize, **kwargs)
+        self._proc = subprocess.Popen(
+            args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, universal_newlines=False, bufsize=bufsize, **kwargs
+        )
         try:
             self._loop._watch_child(self._proc.pid, self._child_ended)
         except BaseException:
@@ -80,11 +79,12 @@ class ProcessMixin(_Base):
     """The part of the loop that starts children and notices their end."""
 
     def __init__(self) -> None:
-        self._children: set[int] = set()        # pidfds
+        self._children: set[int] = set()  # pidfds
         super().__init__()
 
-    async def _make_subprocess_transport(self, protocol: Any, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int,
-                                         extra: Any = None, **kwargs: Any) -> SubprocessTransport:
+    async def _make_subprocess_transport(
+        self, protocol: Any, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, extra: Any = None, **kwargs: Any
+    ) -> SubprocessTransport:
         waiter = self.create_future()
         transport = SubprocessTransport(self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs)
         try:
