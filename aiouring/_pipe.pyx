@@ -512,7 +512,8 @@ cdef object warn_unclosed(shell):
 class ReadPipeTransport(asyncio.ReadTransport):
     """The reading end of a pipe, FIFO, socket or character device: an asyncio.ReadTransport. Made by loop.connect_read_pipe()."""
 
-    __slots__ = ("_core", "__weakref__")
+    # asyncio's transports take any attribute, and programs use that to wrap a method.
+    __slots__ = ("__dict__", "__weakref__", "_core")
     max_size = READ_BYTES_MAX
 
     def __init__(self, loop, pipe, protocol, waiter=None, extra=None):
@@ -554,7 +555,8 @@ class ReadPipeTransport(asyncio.ReadTransport):
 class WritePipeTransport(asyncio.WriteTransport):
     """The writing end of a pipe, FIFO, socket or character device: an asyncio.WriteTransport. Made by loop.connect_write_pipe()."""
 
-    __slots__ = ("_core", "__weakref__")
+    # asyncio's transports take any attribute, and programs use that to wrap a method.
+    __slots__ = ("__dict__", "__weakref__", "_core")
 
     def __init__(self, loop, pipe, protocol, waiter=None, extra=None):
         super().__init__(extra)

@@ -25,23 +25,22 @@ if TYPE_CHECKING:
     class _Base(PollMixin, LoopCore, asyncio.BaseEventLoop):
         pass
 
-    _TransportBase = Any
 else:
     _Base = object
-    _TransportBase = base_subprocess.BaseSubprocessTransport
 
-UNKNOWN_RETURNCODE = 255        # asyncio's, for a child that somebody else waited for
+UNKNOWN_RETURNCODE = 255  # asyncio's, for a child that somebody else waited for
 
 
-class SubprocessTransport(_TransportBase):  # type: ignore[misc]  # its own stubs leave out all that we use
+class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
     """A running child. asyncio's base class does the protocol's side, this class starts the child and notices its end."""
 
     _loop: ProcessMixin
     _proc: subprocess.Popen[bytes]
 
     def _start(self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **kwargs: Any) -> None:
-        self._proc = subprocess.Popen(args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, universal_newlines=False,
-                                      bufsize=bufsize, **kwargs)
+        self._proc = subprocess.Popen(
+            args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, universal_newlines=False, bufsize=bufsize, **kwargs
+        )
         try:
             self._loop._watch_child(self._proc.pid, self._child_ended)
         except BaseException:
@@ -57,8 +56,10 @@ class SubprocessTransport(_TransportBase):  # type: ignore[misc]  # its own stub
         # Popen.poll(), which close() and Popen.send_signal() call, may have waited for the child already.
         returncode = self._proc.returncode
         if returncode is None:
+            # At once, before a program's own SIGCHLD handler waits for whatever child has ended.
             returncode = wait_for_child(self._proc.pid)
-        self._process_exited(returncode)
+        # The protocol hears of it after what the child's last output has made ready in this turn.
+        self._loop.call_soon(self._process_exited, returncode)
 
 
 def wait_for_child(pid: int) -> int:
@@ -78,11 +79,12 @@ class ProcessMixin(_Base):
     """The part of the loop that starts children and notices their end."""
 
     def __init__(self) -> None:
-        self._children: set[int] = set()        # pidfds
+        self._children: set[int] = set()  # pidfds
         super().__init__()
 
-    async def _make_subprocess_transport(self, protocol: Any, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int,
-                                         extra: Any = None, **kwargs: Any) -> SubprocessTransport:
+    async def _make_subprocess_transport(
+        self, protocol: Any, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, extra: Any = None, **kwargs: Any
+    ) -> SubprocessTransport:
         waiter = self.create_future()
         transport = SubprocessTransport(self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs)
         try:
@@ -114,8 +116,7 @@ class ProcessMixin(_Base):
         self._remove_reader(pidfd)
         self._children.discard(pidfd)
         os.close(pidfd)
-        # Not at once: what the child's last output has made ready in this turn comes first.
-        self.call_soon(callback)
+        callback()
 
     def _close_children(self) -> None:
         """Called by close(): the children run on, and their transports kill them when they are dropped, as in asyncio."""

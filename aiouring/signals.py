@@ -62,7 +62,7 @@ class SignalMixin(_Base):
 
     def __init__(self) -> None:
         self._signal_handlers: dict[int, _SignalHandler] = {}
-        self._signals_watched = False       # the wake-up descriptor was set for the time of a run
+        self._signals_watched = False  # the wake-up descriptor was set for the time of a run
         super().__init__()
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
@@ -119,7 +119,7 @@ class SignalMixin(_Base):
 
     def _handle_signal(self, sig: int) -> None:
         handler = self._signal_handlers.get(sig)
-        if handler is not None:     # else a Python handler's, or removed since
+        if handler is not None:  # else a Python handler's, or removed since
             self.call_soon(handler.callback, *handler.args, context=handler.context)
 
     def _take_wakeup(self) -> int:
@@ -143,7 +143,7 @@ class SignalMixin(_Base):
         try:
             previous = self._take_wakeup()
         except ValueError:
-            return          # not the main thread
+            return  # not the main thread
         if previous == NO_FD:
             self._signals_watched = True
         elif previous != self._wake_fd():
@@ -156,10 +156,10 @@ class SignalMixin(_Base):
             return
         self._signals_watched = False
         if self._signal_handlers:
-            return          # asyncio, too, leaves it set as long as there are handlers
+            return  # asyncio, too, leaves it set as long as there are handlers
         previous = signal.set_wakeup_fd(NO_FD)
         if previous not in (NO_FD, self._wake_fd()):
-            signal.set_wakeup_fd(previous)      # set by somebody else during the run
+            signal.set_wakeup_fd(previous)  # set by somebody else during the run
 
     def _close_signals(self) -> None:
         """Called by close(), before the wake pipe goes: no signal may be written into a descriptor number that means another file."""
@@ -167,7 +167,11 @@ class SignalMixin(_Base):
             for sig in list(self._signal_handlers):
                 self.remove_signal_handler(sig)
         elif self._signal_handlers:
-            warnings.warn(f"Closing the loop {self!r} on interpreter shutdown stage, skipping signal handlers removal", ResourceWarning,
-                          stacklevel=2, source=self)
+            warnings.warn(
+                f"Closing the loop {self!r} on interpreter shutdown stage, skipping signal handlers removal",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
             self._signal_handlers.clear()
         _wake_fds.discard(self._wake_fd())
