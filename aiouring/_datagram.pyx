@@ -48,7 +48,7 @@ from aiouring.uapi cimport *
 import asyncio
 import sys
 import warnings
-from asyncio import constants, trsock
+from asyncio import constants, selector_events, trsock
 from asyncio.log import logger
 
 from aiouring._address import HostNotLiteral
@@ -594,11 +594,25 @@ class DatagramTransport(asyncio.DatagramTransport):
             core.sock.close()
 
 
+class PolledDatagramTransport(selector_events._SelectorDatagramTransport, asyncio.DatagramTransport):
+    """asyncio's own transport on poll requests, for families whose addresses only the socket module can read (netlink, CAN, vsock)."""
+
+    def __repr__(self):
+        info = [type(self).__name__]
+        if self._sock is None:
+            info.append("closed")
+        elif self._closing:
+            info.append("closing")
+        info.append(f"fd={self._sock_fd}")
+        if self._sock is not None:
+            info.append(f"write=<{'polling' if self._buffer else 'idle'}, bufsize={self.get_write_buffer_size()}>")
+        return "<" + " ".join(info) + ">"
+
+
 class DatagramMixin:
     """Datagram endpoints of the loop: the hook that asyncio.BaseEventLoop.create_datagram_endpoint() calls."""
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)
-        if not knows_family(sock.family):
-            raise NotImplementedError(f"datagram endpoints of family {sock.family!r} are not supported: use AF_INET, AF_INET6 or AF_UNIX")
-        return DatagramTransport(self, sock, protocol, address, waiter, extra)
+        make = DatagramTransport if knows_family(sock.family) else PolledDatagramTransport
+        return make(self, sock, protocol, address, waiter, extra)
