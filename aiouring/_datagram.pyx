@@ -94,7 +94,7 @@ cdef class DatagramCore(Flushable):
     cdef object shell, sock, protocol, context, address, peername, error, lost_context
     cdef int fd, family
     cdef bint connected                 # datagrams go out without an address
-    cdef bint reading, closing, aborted, lost_scheduled, protocol_paused
+    cdef bint reading, paused, replaying, closing, aborted, lost_scheduled, protocol_paused
     cdef bint dropping                  # what could not be sent yet is not sent any more
     cdef uint32_t conn_lost             # as in asyncio: not 0 from the time when connection_lost is due; counts later writes
     # Receiving.
@@ -108,6 +108,7 @@ cdef class DatagramCore(Flushable):
     cdef sockaddr_storage last_name     # the last sender, whose address object serves again
     cdef socklen_t last_name_bytes
     cdef object last_sender
+    cdef list backlog                   # what came after pause_reading(): (data, sender), or the number of an error
     # Sending.
     cdef list queue                     # (data, sockaddr or None) in order, from queue_head on; None: sent
     cdef Py_ssize_t queue_head
@@ -143,7 +144,7 @@ cdef class DatagramCore(Flushable):
         return self.sent(tag, res)
 
     cdef int flush(self) except -1:
-        if self.reading and self.receive_request == 0 and not self.closing:
+        if self.receive_request == 0 and self.reading and not self.paused and not self.closing:
             self.arm_receive()
         if self.batch_left == 0 and len(self.queue) and not self.waits_for_room():
             self.send_batch()
@@ -187,9 +188,13 @@ cdef class DatagramCore(Flushable):
                 self.take_datagram(res, cqe_flags)
             elif res >= 0:
                 if self.own_buffer != NULL and not self.closing:
-                    self.deliver(self.own_buffer, res, &self.receive_name, self.receive_header.msg_namelen)
+                    self.hand_over(PyBytes_FromStringAndSize(self.own_buffer, res),
+                                   self.sender(&self.receive_name, self.receive_header.msg_namelen))
             elif res != -ENOBUFS and res != -ECANCELED and res != -EAGAIN and res != -EINTR and not self.closing:
-                self.protocol_error(res)
+                if self.paused or self.backlog is not None:
+                    self.keep(res)
+                else:
+                    self.protocol_error(res)
         finally:
             if self.receive_request == 0:
                 self.receive_ended(res)
@@ -198,6 +203,8 @@ cdef class DatagramCore(Flushable):
     cdef int receive_ended(self, int32_t res) except -1:
         if self.closing:
             return self.finish()
+        if self.paused:
+            return 0
         if res == -EBADF or res == -ENOTSOCK:
             return 0                    # somebody closed the descriptor under us; asyncio hears no more of it either
         if res == -ENOBUFS and self.received_since_arming:
@@ -219,10 +226,7 @@ cdef class DatagramCore(Flushable):
             sender = self.sender(<sockaddr_storage *>(buffer + sizeof(io_uring_recvmsg_out)), out.namelen)
         finally:
             buffers.give_back(cqe_flags)
-        return self.call_protocol(data, sender)
-
-    cdef int deliver(self, const char *payload, Py_ssize_t length, sockaddr_storage *name, socklen_t name_bytes) except -1:
-        return self.call_protocol(PyBytes_FromStringAndSize(payload, length), self.sender(name, name_bytes))
+        return self.hand_over(data, sender)
 
     cdef object sender(self, sockaddr_storage *name, socklen_t name_bytes):
         if name_bytes > NAME_BYTES:
@@ -239,8 +243,19 @@ cdef class DatagramCore(Flushable):
         self.last_name_bytes = name_bytes
         return self.last_sender
 
-    cdef int call_protocol(self, object data, object sender) except -1:
+    cdef int hand_over(self, object data, object sender) except -1:
         self.received_since_arming += 1
+        if self.paused or self.backlog is not None:
+            return self.keep((data, sender))
+        return self.call_protocol(data, sender)
+
+    cdef int keep(self, object item) except -1:
+        if self.backlog is None:
+            self.backlog = []
+        self.backlog.append(item)
+        return 0
+
+    cdef int call_protocol(self, object data, object sender) except -1:
         PyContext_Enter(self.context)
         try:
             self.protocol.datagram_received(data, sender)
@@ -264,6 +279,48 @@ cdef class DatagramCore(Flushable):
         finally:
             PyContext_Exit(self.context)
         return 0
+
+    def pause_reading(self):
+        if self.closing or self.paused:
+            return
+        self.loop.ops.check()
+        self.paused = True
+        self.loop.ops.cancel(self.receive_request)
+        if self.loop._debug:
+            logger.debug("%r pauses reading", self.shell)
+
+    def resume_reading(self):
+        if self.closing or not self.paused:
+            return
+        self.loop.ops.check()
+        self.paused = False
+        if self.backlog is not None and not self.replaying:
+            self.replaying = True
+            self.loop.add_ready(self.replay, (), None)
+        self.loop.schedule_flush(self)
+        if self.loop._debug:
+            logger.debug("%r resumes reading", self.shell)
+
+    def replay(self):
+        """Hand over what came between pause_reading() and the end of the receive, in order, as long as nobody pauses again."""
+        cdef list backlog = self.backlog
+        cdef Py_ssize_t index = 0
+        self.replaying = False
+        try:
+            while index < len(backlog) and not self.paused and not self.closing:
+                item = backlog[index]
+                index += 1
+                if isinstance(item, tuple):
+                    self.call_protocol(item[0], item[1])
+                else:
+                    self.protocol_error(item)
+        finally:
+            del backlog[:index]
+            if not backlog:
+                self.backlog = None
+            elif not self.paused and not self.closing:
+                self.replaying = True       # a KeyboardInterrupt came between
+                self.loop.add_ready(self.replay, (), None)
 
     # -- sending ----------------------------------------------------------------------------------------------------------------------
 
@@ -539,15 +596,18 @@ cdef class DatagramCore(Flushable):
             self.last_name_bytes = 0
 
 
-class DatagramTransport(asyncio.DatagramTransport):
-    """A datagram socket. Made by the loop's create_datagram_endpoint()."""
+class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
+    """A datagram socket. Made by the loop's create_datagram_endpoint().
+
+    As in asyncio it is an asyncio.Transport as well, so it can pause reading; what belongs to streams raises NotImplementedError.
+    """
 
     __slots__ = ("_core", "_loop", "__weakref__")
 
     def __init__(self, LoopCore loop not None, sock, protocol, address=None, waiter=None, extra=None):
         cdef DatagramCore core = DatagramCore.__new__(DatagramCore)
         self._core = core
-        asyncio.DatagramTransport.__init__(self, extra)
+        asyncio.Transport.__init__(self, extra)
         self._loop = loop
         core.loop = loop
         core.shell = self
@@ -607,6 +667,17 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     def is_closing(self):
         return (<DatagramCore>self._core).closing
+
+    def is_reading(self):
+        cdef DatagramCore core = self._core
+        return not core.closing and not core.paused
+
+    def pause_reading(self):
+        """Call datagram_received no more until resume_reading(). What arrives meanwhile waits, as far as the socket has room."""
+        (<DatagramCore>self._core).pause_reading()
+
+    def resume_reading(self):
+        (<DatagramCore>self._core).resume_reading()
 
     def set_protocol(self, protocol):
         (<DatagramCore>self._core).protocol = protocol

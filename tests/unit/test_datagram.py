@@ -15,6 +15,7 @@ import struct
 import sys
 import threading
 import warnings
+from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -91,12 +92,17 @@ async def connected(address: Any, factory: Callable[[], Any] = Recorder, family:
     return await endpoint(factory, sock=sock)
 
 
+async def ended(protocol: Any) -> None:
+    """Wait for connection_lost."""
+    await protocol.until(lambda: bool(protocol.lost))
+
+
 async def closed(*protocols: Any) -> None:
     """Close the transports and wait for connection_lost."""
     for protocol in protocols:
         protocol.transport.close()
     for protocol in protocols:
-        await protocol.until(lambda protocol=protocol: bool(protocol.lost))
+        await ended(protocol)
 
 
 def name_of(transport: Any) -> Any:
@@ -262,7 +268,7 @@ async def test_an_error_amid_a_batch_stops_nothing() -> None:
 
 
 async def test_an_error_amid_a_chain_stops_nothing(tmp_path: pathlib.Path) -> None:
-    server, protocol = await endpoint(local_addr=str(tmp_path / "server"), family=socket.AF_UNIX)
+    _server, protocol = await endpoint(local_addr=str(tmp_path / "server"), family=socket.AF_UNIX)
     client, client_protocol = await endpoint(local_addr=str(tmp_path / "client"), family=socket.AF_UNIX)
     for number in range(50):
         client.sendto(b"%d" % number, str(tmp_path / "server"))
@@ -374,7 +380,7 @@ async def test_refused_and_then_answered() -> None:
     client, protocol = await connected(address)
     for count in (1, 2, 3):
         client.sendto(b"is anybody there?")
-        await protocol.until(lambda count=count: len(protocol.errors) >= count)
+        await protocol.until(lambda: len(protocol.errors) >= count)
     assert {type(error) for error in protocol.errors} == {ConnectionRefusedError}
     assert not client.is_closing()
     _server, server_protocol = await endpoint(Echo, local_addr=address)
@@ -419,7 +425,7 @@ async def test_wrong_addresses_are_fatal(address: Any, kind: type[Exception]) ->
         client, protocol = await endpoint(local_addr=LOCAL)
         client.sendto(b"x", address)
         assert client.is_closing()
-        await protocol.until(lambda: bool(protocol.lost))
+        await ended(protocol)
     assert [type(report["exception"]) for report in reported] == [kind]
     assert reported[0]["message"] == "Fatal write error on datagram transport"
     assert reported[0]["transport"] is client
@@ -493,7 +499,7 @@ async def test_close_sends_what_is_queued() -> None:
     client.close()
     client.close()
     assert client.is_closing()
-    await client_protocol.until(lambda: bool(client_protocol.lost))
+    await ended(client_protocol)
     assert client_protocol.lost == [None]
     assert len(await protocol.received(60)) == 60
     await closed(protocol)
@@ -522,9 +528,9 @@ async def test_end_while_the_peer_does_not_read(end: str, tmp_path: pathlib.Path
             assert protocol.lost == []
             assert os.fstat(fd)
             assert await asyncio.to_thread(lambda: [int(reader.recv(10)) for _ in range(100)]) == list(range(100))
-            await protocol.until(lambda: bool(protocol.lost))
+            await ended(protocol)
         else:
-            await protocol.until(lambda: bool(protocol.lost))
+            await ended(protocol)
             reader.setblocking(False)
             got = []
             with pytest.raises(BlockingIOError):
@@ -541,12 +547,12 @@ async def test_abort_tries_once_what_was_sent_in_the_same_turn() -> None:
     client, client_protocol = await connected(name_of(server))
     client.sendto(b"before the end")
     client.abort()
-    await client_protocol.until(lambda: bool(client_protocol.lost))
+    await ended(client_protocol)
     other, other_protocol = await endpoint(remote_addr=name_of(server), allow_broadcast=True)
     other.sendto(b"other")
     other.abort()
     other.sendto(b"too late")
-    await other_protocol.until(lambda: bool(other_protocol.lost))
+    await ended(other_protocol)
     last, last_protocol = await connected(name_of(server))
     last.sendto(b"last")
     assert await protocol.received(3) == [b"before the end", b"other", b"last"]
@@ -570,7 +576,7 @@ async def test_sending_on_a_closed_transport(caplog: pytest.LogCaptureFixture) -
         transport.close()
         transport.abort()
     server.close()
-    await protocol.until(lambda: bool(protocol.lost))
+    await ended(protocol)
     assert protocol.datagrams == []
 
 
@@ -579,7 +585,7 @@ async def test_nothing_is_delivered_after_close() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(b"in the socket", name_of(server))
         server.close()
-        await protocol.until(lambda: bool(protocol.lost))
+        await ended(protocol)
     assert protocol.calls == ["made", "lost"]
 
 
@@ -594,7 +600,7 @@ async def test_close_and_abort_within_callbacks() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             for _ in range(20):
                 sock.sendto(end, name_of(server))
-        await protocol.until(lambda protocol=protocol: bool(protocol.lost))
+        await ended(protocol)
         assert protocol.calls == ["made", "received", "lost"]
 
     class Unwilling(Recorder):
@@ -603,7 +609,7 @@ async def test_close_and_abort_within_callbacks() -> None:
             transport.close()
 
     _transport, protocol = await endpoint(Unwilling, local_addr=LOCAL)
-    await protocol.until(lambda: bool(protocol.lost))
+    await ended(protocol)
     assert protocol.calls == ["made", "lost"]
 
 
@@ -625,7 +631,7 @@ async def test_cancelled_creation_leaves_nothing() -> None:
         if not isinstance(result, BaseException):
             result[0].close()
     for protocol in protocols:
-        await protocol.until(lambda protocol=protocol: bool(protocol.lost))
+        await ended(protocol)
     assert stats()["slots_in_use"] == before
 
 
@@ -637,7 +643,7 @@ async def test_a_descriptor_that_is_used_again_gets_only_its_own() -> None:
             for _ in range(5):
                 sender.sendto(b"for the first", name_of(first))
             first.abort()
-            await first_protocol.until(lambda protocol=first_protocol: bool(protocol.lost))
+            await ended(first_protocol)
             second, second_protocol = await endpoint(local_addr=LOCAL)
             assert second.get_extra_info("socket").fileno() == fd
             sender.sendto(b"%d" % number, name_of(second))
@@ -647,7 +653,7 @@ async def test_a_descriptor_that_is_used_again_gets_only_its_own() -> None:
 
 
 def test_unclosed_transports_warn() -> None:
-    loop = aiouring.new_event_loop()
+    loop: asyncio.AbstractEventLoop = aiouring.new_event_loop()
 
     async def start() -> None:
         await endpoint(local_addr=LOCAL)
@@ -707,6 +713,41 @@ async def test_write_buffer_limits() -> None:
     await client_protocol.until(lambda: client_protocol.calls[-1] == "resume")
     assert [len(data) for data in await protocol.received(4)] == [990, 11, 11, 11]
     await closed(protocol, client_protocol)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+async def test_pause_reading(family: int, tmp_path: pathlib.Path) -> None:
+    """Nothing is delivered while paused, nothing is lost, and the order stays, whatever was under way at the pause."""
+
+    class Pausing(Recorder):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            assert self.transport.is_reading()
+            super().datagram_received(data, addr)
+            if int(data) % 3 == 0:
+                self.transport.pause_reading()
+                self.transport.pause_reading()
+
+    local = LOCAL if family == socket.AF_INET else str(tmp_path / "server")
+    server, protocol = await endpoint(Pausing, local_addr=local, family=family)
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        for number in range(9):
+            sock.sendto(b"%d" % number, name_of(server))
+        for count in (1, 4, 7):
+            await protocol.received(count)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert len(protocol.datagrams) == count
+            assert not server.is_reading()
+            server.resume_reading()
+            if count == 4:
+                # Both are undone before the kernel hears of the first.
+                server.pause_reading()
+                server.resume_reading()
+        assert [int(data) for data in await protocol.received(9)] == list(range(9))
+        server.pause_reading()
+        sock.sendto(b"9", name_of(server))
+    await closed(protocol)
+    assert len(protocol.datagrams) == 9
 
 
 async def test_what_the_caller_changes_later_is_not_sent() -> None:
@@ -779,7 +820,7 @@ async def test_extra_info_and_repr() -> None:
     server, protocol = await endpoint(local_addr=LOCAL)
     assert isinstance(server, asyncio.DatagramTransport)
     sock = server.get_extra_info("socket")
-    assert isinstance(sock, asyncio.trsock.TransportSocket)
+    assert isinstance(sock, TransportSocket)
     assert sock.getsockname() == name_of(server)
     assert server.get_extra_info("peername") is None
     assert server.get_extra_info("nonsense", 7) == 7
@@ -791,7 +832,7 @@ async def test_extra_info_and_repr() -> None:
     fd = sock.fileno()
     server.close()
     assert repr(server).startswith(f"<DatagramTransport closing fd={fd} ")
-    await protocol.until(lambda: bool(protocol.lost))
+    await ended(protocol)
     assert repr(server) == f"<DatagramTransport closed fd={fd}>"
 
 
