@@ -82,7 +82,7 @@ cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text)
     # Converts as the socket module's "i" and "I" do: __index__, OverflowError outside an int; modulo 2**32, int only.
     long PyLong_AsLong(object number) except? -1
-    unsigned long PyLong_AsUnsignedLongMask(object number) except? 0
+    unsigned long PyLong_AsUnsignedLongMask(object number) except? -1
 
 cdef enum:
     PATH_OFFSET = 2             # offsetof(struct sockaddr_un, sun_path): the family comes first

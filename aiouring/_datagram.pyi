@@ -8,7 +8,7 @@ from aiouring._loop import Flushable, LoopCore
 
 class DatagramCore(Flushable): ...
 
-class DatagramTransport(asyncio.DatagramTransport):
+class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
     def __init__(
         self,
         loop: LoopCore,

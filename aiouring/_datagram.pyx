@@ -7,12 +7,12 @@ A receive, internet families: one multishot RECVMSG with provided buffers stays 
 address and the payload into a buffer; the payload is copied once, exactly sized, the buffer goes back, and the protocol is called. Unix
 datagrams may be larger than those buffers: they come by single RECVMSGs into a buffer of the transport's own.
 
-A send: sendto() queues, and what was sent in a turn goes out at its end, in order: a batch of SENDMSG requests, one batch in flight.
-Internet datagrams are tried at once (MSG_DONTWAIT), one after the other, within the one enter. Where the socket's buffer turns out to be
-full, and always for unix datagrams, whose users rely on their order, the batch is a chain instead (IOSQE_IO_LINK): each waits for room
-and goes out after the one before it. A request that fails breaks its chain; the rest, which the kernel cancels, goes out with the next
-batch. Chains are not used throughout because the kernel starts only about one link an enter, so that a busy loop would send one datagram
-a turn.
+A send: sendto() queues, and what was sent in a turn goes out at its end, in order: a batch of SENDMSG requests, one batch in flight. All
+are tried at once (MSG_DONTWAIT): the kernel must never keep one for later, because a unix datagram that waits inside io_uring has had its
+bytes read by the first attempt and goes out empty in the end (seen on 6.18). When the socket takes no more (EAGAIN), the transport waits
+with a poll request and sends the rest again. So that nothing overtakes a datagram that has to wait, the requests are then linked to a chain
+(IOSQE_IO_LINK), which the first failure breaks; unix datagrams, whose users rely on their order, are always sent so. Chains are not used
+throughout because the kernel starts only about one link an enter, so that a busy loop would send one datagram a turn.
 
 Fairness: when the loop's buffers run out (ENOBUFS), a socket that got nothing since it was armed is armed again at once, one that got
 something at the end of the turn, so after the starved ones.
@@ -41,14 +41,14 @@ from aiouring._address cimport (
 )
 from aiouring._loop cimport Flushable, LoopCore
 from aiouring._op cimport os_error
-from aiouring._prep cimport prep_recvmsg, prep_recvmsg_multishot, prep_sendmsg
+from aiouring._prep cimport prep_poll_add, prep_recvmsg, prep_recvmsg_multishot, prep_sendmsg
 from aiouring._ring cimport BufferRing
 from aiouring.uapi cimport *
 
 import asyncio
 import sys
 import warnings
-from asyncio import constants, trsock
+from asyncio import constants, selector_events, trsock
 from asyncio.log import logger
 
 from aiouring._address import HostNotLiteral
@@ -64,12 +64,19 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     int ENOTSOCK
 
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLOUT
+
 cdef enum:
     BATCH_MAX = 32                      # datagrams in flight at once
     NAME_BYTES = 128                    # sizeof(struct sockaddr_storage)
     UNIX_BUFFER_BYTES = 256 * 1024      # what asyncio passes to recvfrom(); a longer datagram is cut off there as well
     TAG_RECEIVE = BATCH_MAX             # tags below it: a send, by its place in the batch
+    TAG_ROOM = BATCH_MAX + 1
     QUEUE_COMPACT_AT = 1024
+
+cdef double ROOM_RETRY_SECONDS = 0.001
 
 # Since 3.13 asyncio sends empty datagrams, and counts a header for each datagram in the write buffer.
 cdef bint SENDS_EMPTY = sys.version_info >= (3, 13)
@@ -87,7 +94,7 @@ cdef class DatagramCore(Flushable):
     cdef object shell, sock, protocol, context, address, peername, error, lost_context
     cdef int fd, family
     cdef bint connected                 # datagrams go out without an address
-    cdef bint reading, closing, aborted, lost_scheduled, protocol_paused
+    cdef bint reading, paused, replaying, closing, aborted, lost_scheduled, protocol_paused
     cdef bint dropping                  # what could not be sent yet is not sent any more
     cdef uint32_t conn_lost             # as in asyncio: not 0 from the time when connection_lost is due; counts later writes
     # Receiving.
@@ -101,13 +108,18 @@ cdef class DatagramCore(Flushable):
     cdef sockaddr_storage last_name     # the last sender, whose address object serves again
     cdef socklen_t last_name_bytes
     cdef object last_sender
+    cdef list backlog                   # what came after pause_reading(): (data, sender), or the number of an error
     # Sending.
     cdef list queue                     # (data, sockaddr or None) in order, from queue_head on; None: sent
     cdef Py_ssize_t queue_head
     cdef size_t unsent_bytes, high_water_bytes, low_water_bytes
     cdef send_request batch[BATCH_MAX]
     cdef uint32_t batch_left            # CQEs that the batch in flight still owes
-    cdef bint congested                 # the socket's buffer was full, and the queue has not been empty since
+    cdef uint64_t room_request          # the poll request that waits for room
+    cdef object room_timer              # the same where polling does not help
+    cdef bint congested                 # the socket took no more, and the queue has not been empty since
+    cdef bint refused                   # the socket took no more in this batch
+    cdef bint progress                  # something went out since the last wait for room
     cdef object last_target             # the last address that was given to sendto(), and its sockaddr
     cdef bytes last_target_name
 
@@ -126,12 +138,15 @@ cdef class DatagramCore(Flushable):
         cdef DatagramCore self = <DatagramCore>owner
         if tag == TAG_RECEIVE:
             return self.received(res, cqe_flags)
+        if tag == TAG_ROOM:
+            self.room_request = 0
+            return self.room_found()
         return self.sent(tag, res)
 
     cdef int flush(self) except -1:
-        if self.reading and self.receive_request == 0 and not self.closing:
+        if self.receive_request == 0 and self.reading and not self.paused and not self.closing:
             self.arm_receive()
-        if self.batch_left == 0 and len(self.queue):
+        if self.batch_left == 0 and len(self.queue) and not self.waits_for_room():
             self.send_batch()
         return 0
 
@@ -173,9 +188,13 @@ cdef class DatagramCore(Flushable):
                 self.take_datagram(res, cqe_flags)
             elif res >= 0:
                 if self.own_buffer != NULL and not self.closing:
-                    self.deliver(self.own_buffer, res, &self.receive_name, self.receive_header.msg_namelen)
+                    self.hand_over(PyBytes_FromStringAndSize(self.own_buffer, res),
+                                   self.sender(&self.receive_name, self.receive_header.msg_namelen))
             elif res != -ENOBUFS and res != -ECANCELED and res != -EAGAIN and res != -EINTR and not self.closing:
-                self.protocol_error(res)
+                if self.paused or self.backlog is not None:
+                    self.keep(res)
+                else:
+                    self.protocol_error(res)
         finally:
             if self.receive_request == 0:
                 self.receive_ended(res)
@@ -184,6 +203,8 @@ cdef class DatagramCore(Flushable):
     cdef int receive_ended(self, int32_t res) except -1:
         if self.closing:
             return self.finish()
+        if self.paused:
+            return 0
         if res == -EBADF or res == -ENOTSOCK:
             return 0                    # somebody closed the descriptor under us; asyncio hears no more of it either
         if res == -ENOBUFS and self.received_since_arming:
@@ -205,10 +226,7 @@ cdef class DatagramCore(Flushable):
             sender = self.sender(<sockaddr_storage *>(buffer + sizeof(io_uring_recvmsg_out)), out.namelen)
         finally:
             buffers.give_back(cqe_flags)
-        return self.call_protocol(data, sender)
-
-    cdef int deliver(self, const char *payload, Py_ssize_t length, sockaddr_storage *name, socklen_t name_bytes) except -1:
-        return self.call_protocol(PyBytes_FromStringAndSize(payload, length), self.sender(name, name_bytes))
+        return self.hand_over(data, sender)
 
     cdef object sender(self, sockaddr_storage *name, socklen_t name_bytes):
         if name_bytes > NAME_BYTES:
@@ -225,8 +243,19 @@ cdef class DatagramCore(Flushable):
         self.last_name_bytes = name_bytes
         return self.last_sender
 
-    cdef int call_protocol(self, object data, object sender) except -1:
+    cdef int hand_over(self, object data, object sender) except -1:
         self.received_since_arming += 1
+        if self.paused or self.backlog is not None:
+            return self.keep((data, sender))
+        return self.call_protocol(data, sender)
+
+    cdef int keep(self, object item) except -1:
+        if self.backlog is None:
+            self.backlog = []
+        self.backlog.append(item)
+        return 0
+
+    cdef int call_protocol(self, object data, object sender) except -1:
         PyContext_Enter(self.context)
         try:
             self.protocol.datagram_received(data, sender)
@@ -250,6 +279,48 @@ cdef class DatagramCore(Flushable):
         finally:
             PyContext_Exit(self.context)
         return 0
+
+    def pause_reading(self):
+        if self.closing or self.paused:
+            return
+        self.loop.ops.check()
+        self.paused = True
+        self.loop.ops.cancel(self.receive_request)
+        if self.loop._debug:
+            logger.debug("%r pauses reading", self.shell)
+
+    def resume_reading(self):
+        if self.closing or not self.paused:
+            return
+        self.loop.ops.check()
+        self.paused = False
+        if self.backlog is not None and not self.replaying:
+            self.replaying = True
+            self.loop.add_ready(self.replay, (), None)
+        self.loop.schedule_flush(self)
+        if self.loop._debug:
+            logger.debug("%r resumes reading", self.shell)
+
+    def replay(self):
+        """Hand over what came between pause_reading() and the end of the receive, in order, as long as nobody pauses again."""
+        cdef list backlog = self.backlog
+        cdef Py_ssize_t index = 0
+        self.replaying = False
+        try:
+            while index < len(backlog) and not self.paused and not self.closing:
+                item = backlog[index]
+                index += 1
+                if isinstance(item, tuple):
+                    self.call_protocol(item[0], item[1])
+                else:
+                    self.protocol_error(item)
+        finally:
+            del backlog[:index]
+            if not backlog:
+                self.backlog = None
+            elif not self.paused and not self.closing:
+                self.replaying = True       # a KeyboardInterrupt came between
+                self.loop.add_ready(self.replay, (), None)
 
     # -- sending ----------------------------------------------------------------------------------------------------------------------
 
@@ -286,7 +357,7 @@ cdef class DatagramCore(Flushable):
             return
         self.queue.append((data, name))
         self.unsent_bytes += PyBytes_GET_SIZE(data) + HEADER_BYTES
-        if self.batch_left == 0:
+        if self.batch_left == 0 and not self.waits_for_room():
             self.loop.schedule_flush(self)
         self.maybe_pause()
 
@@ -310,7 +381,6 @@ cdef class DatagramCore(Flushable):
 
     cdef int send_batch(self) except -1:
         cdef bint chained = self.congested or self.family == AF_UNIX
-        cdef uint32_t send_flags = <uint32_t>MSG_DONTWAIT if self.aborted or not chained else 0
         cdef Py_ssize_t at = self.queue_head, end = len(self.queue)
         cdef uint32_t index = 0
         cdef send_request *send
@@ -332,7 +402,7 @@ cdef class DatagramCore(Flushable):
                     send.header.msg_name = PyBytes_AS_STRING(name)
                     send.header.msg_namelen = <socklen_t>PyBytes_GET_SIZE(name)
                 sqe = self.loop.ops.begin(self, DatagramCore.complete, index)
-                prep_sendmsg(sqe, self.fd, &send.header, send_flags)
+                prep_sendmsg(sqe, self.fd, &send.header, <uint32_t>MSG_DONTWAIT)
                 send.request = sqe.user_data
                 self.batch_left += 1
                 if previous != NULL and chained:
@@ -347,15 +417,15 @@ cdef class DatagramCore(Flushable):
         send.request = 0
         self.batch_left -= 1
         if res == -EAGAIN:
+            self.refused = self.congested = True
             if self.aborted:
                 self.dropping = True
-            else:
-                self.congested = True
         if not self.dropping and (res == -ECANCELED or res == -EINTR or res == -EAGAIN):
             res = 0                     # it stays where it is in the queue and goes out with the next batch
         else:
             self.unsent_bytes -= PyBytes_GET_SIZE((<tuple>self.queue[send.at])[0]) + HEADER_BYTES
             self.queue[send.at] = None
+            self.progress = True
         if self.batch_left == 0:
             self.batch_ended()
         try:
@@ -370,18 +440,51 @@ cdef class DatagramCore(Flushable):
 
     cdef int batch_ended(self) except -1:
         cdef Py_ssize_t end = len(self.queue)
+        cdef bint refused = self.refused
+        self.refused = False
         while self.queue_head < end and self.queue[self.queue_head] is None:
             self.queue_head += 1
         if self.dropping or self.queue_head == end:
-            self.queue.clear()
-            self.queue_head = 0
-            self.unsent_bytes = 0
-            self.congested = False
-            return 0
+            return self.clear_queue()
         if self.queue_head >= QUEUE_COMPACT_AT and self.queue_head * 2 > end:
             del self.queue[:self.queue_head]
             self.queue_head = 0
-        return self.loop.schedule_flush(self)
+        return self.wait_for_room() if refused else self.loop.schedule_flush(self)
+
+    cdef int clear_queue(self) except -1:
+        self.queue.clear()
+        self.queue_head = 0
+        self.unsent_bytes = 0
+        self.congested = False
+        return 0
+
+    cdef bint waits_for_room(self) noexcept:
+        return self.room_request != 0 or self.room_timer is not None
+
+    cdef int wait_for_room(self) except -1:
+        cdef io_uring_sqe *sqe
+        if self.progress:
+            self.progress = False
+            sqe = self.loop.ops.begin(self, DatagramCore.complete, TAG_ROOM)
+            prep_poll_add(sqe, self.fd, POLLOUT)
+            self.room_request = sqe.user_data
+        else:
+            # A unix socket that is not connected counts as writable even when the peer's queue is full, and nothing tells when it is
+            # not. asyncio spins there.
+            self.room_timer = self.loop.call_later(ROOM_RETRY_SECONDS, self.room_timer_fired)
+        return 0
+
+    def room_timer_fired(self):
+        self.room_timer = None
+        self.progress = True
+        self.room_found()
+
+    cdef int room_found(self) except -1:
+        if self.closing:
+            self.finish()
+        if len(self.queue):
+            self.loop.schedule_flush(self)
+        return 0
 
     cdef int maybe_pause(self) except -1:
         if self.unsent_bytes > self.high_water_bytes and not self.protocol_paused:
@@ -442,7 +545,7 @@ cdef class DatagramCore(Flushable):
         self.closing = True
         self.lost_context = PyContext_CopyCurrent()
         # What waits for the end of this turn would in asyncio have been sent by now, so it does not count as a filled buffer.
-        if self.batch_left == 0:
+        if self.batch_left == 0 and not self.waits_for_room():
             self.conn_lost += 1
         self.loop.ops.cancel(self.receive_request)
         self.finish()
@@ -460,15 +563,21 @@ cdef class DatagramCore(Flushable):
         self.conn_lost += 1
         self.lost_context = PyContext_CopyCurrent()
         self.loop.ops.cancel(self.receive_request)
-        if self.batch_left:
+        if self.batch_left or self.waits_for_room():
             self.dropping = True
             for index in range(BATCH_MAX):
                 self.loop.ops.cancel(self.batch[index].request)
+            self.loop.ops.cancel(self.room_request)
+            if self.room_timer is not None:
+                self.room_timer.cancel()
+                self.room_timer = None
+            if self.batch_left == 0:
+                self.clear_queue()
         return self.finish()
 
     cdef int finish(self) except -1:
         """connection_lost is due when nothing is in flight and nothing is left to send."""
-        if self.receive_request or self.batch_left or len(self.queue) or self.lost_scheduled:
+        if self.receive_request or self.room_request or self.batch_left or len(self.queue) or self.lost_scheduled:
             return 0
         self.lost_scheduled = True
         if self.conn_lost == 0:
@@ -487,15 +596,18 @@ cdef class DatagramCore(Flushable):
             self.last_name_bytes = 0
 
 
-class DatagramTransport(asyncio.DatagramTransport):
-    """A datagram socket. Made by the loop's create_datagram_endpoint()."""
+class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
+    """A datagram socket. Made by the loop's create_datagram_endpoint().
+
+    As in asyncio it is an asyncio.Transport as well, so it can pause reading; what belongs to streams raises NotImplementedError.
+    """
 
     __slots__ = ("_core", "_loop", "__weakref__")
 
     def __init__(self, LoopCore loop not None, sock, protocol, address=None, waiter=None, extra=None):
         cdef DatagramCore core = DatagramCore.__new__(DatagramCore)
         self._core = core
-        asyncio.DatagramTransport.__init__(self, extra)
+        asyncio.Transport.__init__(self, extra)
         self._loop = loop
         core.loop = loop
         core.shell = self
@@ -556,6 +668,17 @@ class DatagramTransport(asyncio.DatagramTransport):
     def is_closing(self):
         return (<DatagramCore>self._core).closing
 
+    def is_reading(self):
+        cdef DatagramCore core = self._core
+        return not core.closing and not core.paused
+
+    def pause_reading(self):
+        """Call datagram_received no more until resume_reading(). What arrives meanwhile waits, as far as the socket has room."""
+        (<DatagramCore>self._core).pause_reading()
+
+    def resume_reading(self):
+        (<DatagramCore>self._core).resume_reading()
+
     def set_protocol(self, protocol):
         (<DatagramCore>self._core).protocol = protocol
 
@@ -594,11 +717,25 @@ class DatagramTransport(asyncio.DatagramTransport):
             core.sock.close()
 
 
+class PolledDatagramTransport(selector_events._SelectorDatagramTransport, asyncio.DatagramTransport):
+    """asyncio's own transport on poll requests, for families whose addresses only the socket module can read (netlink, CAN, vsock)."""
+
+    def __repr__(self):
+        info = [type(self).__name__]
+        if self._sock is None:
+            info.append("closed")
+        elif self._closing:
+            info.append("closing")
+        info.append(f"fd={self._sock_fd}")
+        if self._sock is not None:
+            info.append(f"write=<{'polling' if self._buffer else 'idle'}, bufsize={self.get_write_buffer_size()}>")
+        return "<" + " ".join(info) + ">"
+
+
 class DatagramMixin:
     """Datagram endpoints of the loop: the hook that asyncio.BaseEventLoop.create_datagram_endpoint() calls."""
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)
-        if not knows_family(sock.family):
-            raise NotImplementedError(f"datagram endpoints of family {sock.family!r} are not supported: use AF_INET, AF_INET6 or AF_UNIX")
-        return DatagramTransport(self, sock, protocol, address, waiter, extra)
+        make = DatagramTransport if knows_family(sock.family) else PolledDatagramTransport
+        return make(self, sock, protocol, address, waiter, extra)
