@@ -427,13 +427,14 @@ def test_an_interrupt_in_the_last_callback_loses_nothing_that_it_scheduled(loop)
 
 def test_a_timer_that_is_always_due_does_not_starve_the_loop(loop):
     async def main() -> None:
-        def again() -> None:
-            nonlocal handle
-            handle = loop.call_at(0, again)
+        pending: list[asyncio.TimerHandle] = []
 
-        handle = loop.call_at(0, again)
+        def again() -> None:
+            pending[:] = [loop.call_at(0, again)]
+
+        again()
         for _ in range(10):
             await asyncio.sleep(0.001)
-        handle.cancel()
+        pending[0].cancel()
 
     loop.run_until_complete(main())
