@@ -17,10 +17,11 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef class StreamCore(Flushable):
     cdef LoopCore loop
     cdef object shell, sock, protocol, context, server, error, empty_waiter
+    cdef object paused_protocol                 # whom pause_writing() was called on, None: nobody
     cdef int fd
     cdef uint64_t recv_request, send_request    # 0: none in flight
     cdef BufferRing recv_buffers                # what recv_request was armed with
-    cdef bint buffered_protocol, reading, paused, eof_received, eof_written, closing, lost, lost_scheduled, protocol_paused
+    cdef bint buffered_protocol, reading, paused, eof_received, eof_written, closing, lost, lost_scheduled
     cdef bint backlog_scheduled, recv_cancelled
     cdef uint32_t writes_after_loss
     cdef list backlog                           # what came after pause_reading: bytes, then perhaps None (EOF) or an exception
@@ -36,7 +37,7 @@ cdef class StreamCore(Flushable):
     cpdef close(self)
     cdef bint wants_data(self) noexcept
     cdef int arm_recv(self) except -1
-    cdef int arm_send(self) except -1
+    cdef int arm_send(self, uint32_t msg_flags) except -1
     cdef int received(self, const char *data, Py_ssize_t length) except -1
     cdef int hand_over(self, const char *data, Py_ssize_t length) except -1
     cdef int fill_buffers(self, const char *data, Py_ssize_t length) except -1
@@ -47,8 +48,10 @@ cdef class StreamCore(Flushable):
     cdef int check_write(self) except -1
     cdef int enqueue(self, object data) except -1
     cdef int after_enqueue(self) except -1
+    cdef int tell(self, str method, object protocol) except -1
     cdef int resume_protocol(self) except -1
     cdef int fatal_error(self, object error, str message) except -1
     cdef int force_close(self, object error) except -1
+    cdef int drop_queue(self) except -1
     cdef int lose(self, object error) except -1
     cdef int finish(self) except -1

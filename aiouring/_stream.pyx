@@ -41,6 +41,7 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
 
 cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT
     int MSG_NOSIGNAL
 
 cdef enum:
@@ -272,14 +273,32 @@ cdef class StreamCore(Flushable):
         if self.send_request == 0:
             self.loop.ops.check()
             self.loop.schedule_flush(self)
-        if self.unsent_bytes > self.high_water_bytes and not self.protocol_paused:
-            self.protocol_paused = True
-            try:
-                self.protocol.pause_writing()
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self.report(exc, "protocol.pause_writing() failed")
+        if self.unsent_bytes > self.high_water_bytes and self.paused_protocol is not self.protocol:
+            # A protocol that was replaced while it was paused is let go: the new one writes now.
+            former = self.paused_protocol
+            self.paused_protocol = self.protocol
+            self.tell("resume_writing", former)
+            self.tell("pause_writing", self.protocol)
+        return 0
+
+    cdef int tell(self, str method, object protocol) except -1:
+        """Call pause_writing or resume_writing in the transport's context."""
+        cdef bint entered = True
+        if protocol is None:
+            return 0
+        try:
+            PyContext_Enter(self.context)
+        except RuntimeError:
+            entered = False             # write() was called by a protocol callback: this is that context already
+        try:
+            getattr(protocol, method)()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.report(exc, f"protocol.{method}() failed")
+        finally:
+            if entered:
+                PyContext_Exit(self.context)
         return 0
 
     def write(self, data):
@@ -317,10 +336,10 @@ cdef class StreamCore(Flushable):
             self.recv_cancelled = True
             self.loop.ops.cancel(self.recv_request)
         if self.send_request == 0 and not self.lost and (self.sending is not None or self.queue):
-            self.arm_send()
+            self.arm_send(MSG_NOSIGNAL)
         return 0
 
-    cdef int arm_send(self) except -1:
+    cdef int arm_send(self, uint32_t msg_flags) except -1:
         cdef io_uring_sqe *sqe
         cdef Py_ssize_t count, index, length
         cdef object data
@@ -334,7 +353,7 @@ cdef class StreamCore(Flushable):
             length = PyBytes_GET_SIZE(data) - self.sending_offset
             sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_SEND)
             prep_send(sqe, self.fd, PyBytes_AS_STRING(data) + self.sending_offset,
-                      <uint32_t>(length if length < SEND_BYTES_MAX else SEND_BYTES_MAX), MSG_NOSIGNAL)
+                      <uint32_t>(length if length < SEND_BYTES_MAX else SEND_BYTES_MAX), msg_flags)
             self.send_request = sqe.user_data
             return 0
         if count > SEND_IOVECS_MAX:
@@ -352,7 +371,7 @@ cdef class StreamCore(Flushable):
         self.header.msg_iov = self.iovecs
         self.header.msg_iovlen = count
         sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_SEND)
-        prep_sendmsg(sqe, self.fd, &self.header, MSG_NOSIGNAL)
+        prep_sendmsg(sqe, self.fd, &self.header, msg_flags)
         self.send_request = sqe.user_data
         return 0
 
@@ -366,7 +385,7 @@ cdef class StreamCore(Flushable):
             return self.finish()
         if count < 0:
             if count != -ECANCELED and count != -EAGAIN and count != -EINTR:
-                self.sending = None
+                self.drop_queue()
                 return self.fatal_error(os_error(<int32_t>count), "Fatal write error on socket transport")
             count = 0                   # nothing moved: the same bytes again
         self.unsent_bytes -= count
@@ -393,22 +412,16 @@ cdef class StreamCore(Flushable):
             self.empty_waiter.set_result(None)
         if self.closing:
             self.lose(None)
+            self.finish()
         elif self.eof_written:
             self.sock.shutdown(socket.SHUT_WR)
         return 0
 
     cdef int resume_protocol(self) except -1:
-        if self.protocol_paused and self.unsent_bytes <= self.low_water_bytes:
-            self.protocol_paused = False
-            PyContext_Enter(self.context)
-            try:
-                self.protocol.resume_writing()
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self.report(exc, "protocol.resume_writing() failed")
-            finally:
-                PyContext_Exit(self.context)
+        # The protocol that was paused is told, also if start_tls() put another in its place meanwhile.
+        if self.paused_protocol is not None and self.unsent_bytes <= self.low_water_bytes:
+            protocol, self.paused_protocol = self.paused_protocol, None
+            self.tell("resume_writing", protocol)
         return 0
 
     def set_write_buffer_limits(self, high, low):
@@ -450,15 +463,30 @@ cdef class StreamCore(Flushable):
         self.loop.schedule_flush(self)          # ends the receive
         if self.unsent_bytes == 0:
             self.lose(None)
+            self.finish()
 
     cdef int force_close(self, object error) except -1:
         if self.lost:
             return 0
         self.loop.ops.check()
-        self.queue.clear()
-        self.unsent_bytes = 0
         self.closing = True
-        return self.lose(error)
+        if self.send_request == 0 and self.unsent_bytes:
+            # asyncio's write() hands the kernel at once what its buffer takes; an abort drops only the rest. TLS alerts rely on it.
+            self.arm_send(MSG_NOSIGNAL | MSG_DONTWAIT)
+            last_send, self.send_request = self.send_request, 0
+            self.lose(error)
+            self.send_request = last_send
+        else:
+            self.lose(error)
+        self.queue = []
+        self.unsent_bytes = 0
+        return self.finish()
+
+    cdef int drop_queue(self) except -1:
+        self.sending = None
+        self.queue = []
+        self.unsent_bytes = 0
+        return 0
 
     cdef int lose(self, object error) except -1:
         """No more data in either direction: end both requests; connection_lost follows their last CQEs."""
@@ -469,7 +497,7 @@ cdef class StreamCore(Flushable):
         self.backlog = None
         self.loop.ops.cancel(self.recv_request)
         self.loop.ops.cancel(self.send_request)
-        return self.finish()
+        return 0
 
     cdef int finish(self) except -1:
         if self.recv_request or self.send_request or self.lost_scheduled:
@@ -488,7 +516,7 @@ cdef class StreamCore(Flushable):
             self.sending = None
             self.queue = []
             # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
-            self.protocol = self.server = self.shell = self.error = None
+            self.protocol = self.server = self.shell = self.error = self.paused_protocol = None
             if self.empty_waiter is not None and not self.empty_waiter.done():
                 self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
             if server is not None:
@@ -587,7 +615,7 @@ class StreamTransport(transports._FlowControlMixin):
         (<StreamCore>self._core).close()
 
     def abort(self):
-        """Close at once; queued data is dropped. connection_lost(None) follows."""
+        """Close at once; what the socket does not take without waiting is dropped. connection_lost(None) follows."""
         (<StreamCore>self._core).force_close(None)
 
     def is_closing(self):
@@ -643,7 +671,11 @@ class StreamTransport(transports._FlowControlMixin):
 
     @property
     def _protocol_paused(self):
-        return (<StreamCore>self._core).protocol_paused
+        return (<StreamCore>self._core).paused_protocol is not None
+
+    @property
+    def _closing(self):
+        return (<StreamCore>self._core).closing
 
     @property
     def _paused(self):

@@ -658,3 +658,35 @@ def test_start_tls_leftover_goes_to_the_new_protocol(loop):
         await second.lost
 
     loop.run_until_complete(main())
+
+
+def test_what_was_written_before_an_abort_still_goes_out_if_it_fits(loop):
+    async def main():
+        transport, protocol, peer = await connect(lambda: Recorder(loop))
+        with peer:
+            transport.write(b"alert")
+            transport.abort()
+            assert transport.get_write_buffer_size() == 0
+            assert await protocol.lost is None
+            assert receive_all(peer) == b"alert"
+
+    loop.run_until_complete(main())
+
+
+def test_the_protocol_that_was_paused_is_the_one_that_is_resumed(loop):
+    async def main():
+        transport, first, peer = await connect(lambda: Recorder(loop), SO_SNDBUF=4096)
+        with peer:
+            transport.write(b"x" * 1_000_000)
+            assert first.pauses == 1
+            second = Recorder(loop)
+            transport.set_protocol(second)
+            transport.write(b"y")
+            assert (first.resumes, second.pauses) == (1, 1)
+            transport.write_eof()
+            assert len(await in_thread(receive_all, peer)) == 1_000_001
+            peer.close()
+            await second.lost
+            assert (first.resumes, second.resumes) == (1, 1)
+
+    loop.run_until_complete(main())
