@@ -4,8 +4,9 @@ Used by asyncio.BaseEventLoop.create_datagram_endpoint (through DatagramMixin) a
 `_loop`, `_op`, `_ring` and `_address`.
 
 A receive, internet families: one multishot RECVMSG with provided buffers stays armed. The kernel writes io_uring_recvmsg_out, the sender's
-address and the payload into a buffer; the payload is copied once, exactly sized, the buffer goes back, and the protocol is called. Unix
-datagrams may be larger than those buffers: they come by single RECVMSGs into a buffer of the transport's own.
+address and the payload into a buffer; the payload is copied once, exactly sized, and the buffer goes back. Unix datagrams may be larger
+than those buffers: they come by single RECVMSGs into a buffer of the transport's own. What came is kept in `arrivals`, and one ready
+callback hands it all to the protocol: so callbacks that were ready before the datagram came run before it is seen, as in asyncio.
 
 A send: sendto() queues, and what was sent in a turn goes out at its end, in order: a batch of SENDMSG requests, one batch in flight. All
 are tried at once (MSG_DONTWAIT): the kernel must never keep one for later, because a unix datagram that waits inside io_uring has had its
@@ -94,7 +95,7 @@ cdef class DatagramCore(Flushable):
     cdef object shell, sock, protocol, context, address, peername, error, lost_context
     cdef int fd, family
     cdef bint connected                 # datagrams go out without an address
-    cdef bint reading, paused, replaying, closing, aborted, lost_scheduled, protocol_paused
+    cdef bint reading, paused, delivery_scheduled, closing, aborted, lost_scheduled, protocol_paused
     cdef bint dropping                  # what could not be sent yet is not sent any more
     cdef uint32_t conn_lost             # as in asyncio: not 0 from the time when connection_lost is due; counts later writes
     # Receiving.
@@ -108,7 +109,7 @@ cdef class DatagramCore(Flushable):
     cdef sockaddr_storage last_name     # the last sender, whose address object serves again
     cdef socklen_t last_name_bytes
     cdef object last_sender
-    cdef list backlog                   # what came after pause_reading(): (data, sender), or the number of an error
+    cdef list arrivals                  # not yet handed to the protocol: (data, sender), or the number of an error
     # Sending.
     cdef list queue                     # (data, sockaddr or None) in order, from queue_head on; None: sent
     cdef Py_ssize_t queue_head
@@ -125,6 +126,7 @@ cdef class DatagramCore(Flushable):
 
     def __cinit__(self):
         self.queue = []
+        self.arrivals = []
         self.fd = -1
 
     def __dealloc__(self):
@@ -188,13 +190,10 @@ cdef class DatagramCore(Flushable):
                 self.take_datagram(res, cqe_flags)
             elif res >= 0:
                 if self.own_buffer != NULL and not self.closing:
-                    self.hand_over(PyBytes_FromStringAndSize(self.own_buffer, res),
-                                   self.sender(&self.receive_name, self.receive_header.msg_namelen))
+                    self.arrived((PyBytes_FromStringAndSize(self.own_buffer, res),
+                                  self.sender(&self.receive_name, self.receive_header.msg_namelen)))
             elif res != -ENOBUFS and res != -ECANCELED and res != -EAGAIN and res != -EINTR and not self.closing:
-                if self.paused or self.backlog is not None:
-                    self.keep(res)
-                else:
-                    self.protocol_error(res)
+                self.arrived(res)
         finally:
             if self.receive_request == 0:
                 self.receive_ended(res)
@@ -226,7 +225,7 @@ cdef class DatagramCore(Flushable):
             sender = self.sender(<sockaddr_storage *>(buffer + sizeof(io_uring_recvmsg_out)), out.namelen)
         finally:
             buffers.give_back(cqe_flags)
-        return self.hand_over(data, sender)
+        return self.arrived((data, sender))
 
     cdef object sender(self, sockaddr_storage *name, socklen_t name_bytes):
         if name_bytes > NAME_BYTES:
@@ -243,42 +242,40 @@ cdef class DatagramCore(Flushable):
         self.last_name_bytes = name_bytes
         return self.last_sender
 
-    cdef int hand_over(self, object data, object sender) except -1:
+    cdef int arrived(self, object item) except -1:
         self.received_since_arming += 1
-        if self.paused or self.backlog is not None:
-            return self.keep((data, sender))
-        return self.call_protocol(data, sender)
+        self.arrivals.append(item)
+        return self.schedule_delivery()
 
-    cdef int keep(self, object item) except -1:
-        if self.backlog is None:
-            self.backlog = []
-        self.backlog.append(item)
+    cdef int schedule_delivery(self) except -1:
+        if not self.delivery_scheduled and not self.paused and not self.closing and len(self.arrivals):
+            self.delivery_scheduled = True
+            self.loop.add_ready(self.deliver, (), self.context)
         return 0
 
-    cdef int call_protocol(self, object data, object sender) except -1:
-        PyContext_Enter(self.context)
+    def deliver(self):
+        """Hand over what arrived, in order, as long as nobody pauses or closes. Runs in the transport's context."""
+        cdef list arrivals = self.arrivals
+        cdef Py_ssize_t index = 0
+        self.delivery_scheduled = False
         try:
-            self.protocol.datagram_received(data, sender)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self.report(exc, "Exception in callback protocol.datagram_received()")
+            while index < len(arrivals) and not self.paused and not self.closing:
+                item = arrivals[index]
+                index += 1
+                try:
+                    if isinstance(item, tuple):
+                        data, sender = <tuple>item
+                        self.protocol.datagram_received(data, sender)
+                    else:
+                        self.protocol.error_received(os_error(item))
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as exc:
+                    method = "datagram_received" if isinstance(item, tuple) else "error_received"
+                    self.report(exc, f"Exception in callback protocol.{method}()")
         finally:
-            PyContext_Exit(self.context)
-        return 0
-
-    cdef int protocol_error(self, int32_t res) except -1:
-        """Tell the protocol of an error that a completion brought."""
-        PyContext_Enter(self.context)
-        try:
-            self.protocol.error_received(os_error(res))
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self.report(exc, "Exception in callback protocol.error_received()")
-        finally:
-            PyContext_Exit(self.context)
-        return 0
+            del arrivals[:index]
+            self.schedule_delivery()        # a KeyboardInterrupt came between
 
     def pause_reading(self):
         if self.closing or self.paused:
@@ -294,33 +291,10 @@ cdef class DatagramCore(Flushable):
             return
         self.loop.ops.check()
         self.paused = False
-        if self.backlog is not None and not self.replaying:
-            self.replaying = True
-            self.loop.add_ready(self.replay, (), None)
+        self.schedule_delivery()
         self.loop.schedule_flush(self)
         if self.loop._debug:
             logger.debug("%r resumes reading", self.shell)
-
-    def replay(self):
-        """Hand over what came between pause_reading() and the end of the receive, in order, as long as nobody pauses again."""
-        cdef list backlog = self.backlog
-        cdef Py_ssize_t index = 0
-        self.replaying = False
-        try:
-            while index < len(backlog) and not self.paused and not self.closing:
-                item = backlog[index]
-                index += 1
-                if isinstance(item, tuple):
-                    self.call_protocol(item[0], item[1])
-                else:
-                    self.protocol_error(item)
-        finally:
-            del backlog[:index]
-            if not backlog:
-                self.backlog = None
-            elif not self.paused and not self.closing:
-                self.replaying = True       # a KeyboardInterrupt came between
-                self.loop.add_ready(self.replay, (), None)
 
     # -- sending ----------------------------------------------------------------------------------------------------------------------
 
@@ -430,12 +404,24 @@ cdef class DatagramCore(Flushable):
             self.batch_ended()
         try:
             if res < 0 and res != -ECANCELED and res != -EAGAIN:
-                self.protocol_error(res)
+                self.send_failed(res)
             if self.batch_left == 0:
                 self.maybe_resume()
         finally:
             if self.closing:
                 self.finish()
+        return 0
+
+    cdef int send_failed(self, int32_t res) except -1:
+        PyContext_Enter(self.context)
+        try:
+            self.protocol.error_received(os_error(res))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.report(exc, "Exception in callback protocol.error_received()")
+        finally:
+            PyContext_Exit(self.context)
         return 0
 
     cdef int batch_ended(self) except -1:
@@ -593,6 +579,7 @@ cdef class DatagramCore(Flushable):
             # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
             self.sock = self.protocol = self.shell = self.error = self.lost_context = None
             self.last_sender = self.last_target = None
+            self.arrivals.clear()
             self.last_name_bytes = 0
 
 

@@ -763,6 +763,20 @@ async def test_what_the_caller_changes_later_is_not_sent() -> None:
     await closed(protocol, client_protocol)
 
 
+def test_what_was_ready_before_a_datagram_came_runs_before_it_is_seen(loop: asyncio.AbstractEventLoop) -> None:
+    server, protocol = loop.run_until_complete(endpoint(local_addr=LOCAL))
+
+    async def later() -> None:
+        protocol.note("ready")
+        await protocol.received(1)
+
+    # It is in the socket before the loop looks at its ready callbacks, and in the completion queue before they run.
+    server.sendto(b"x", name_of(server))
+    loop.run_until_complete(later())
+    assert protocol.calls == ["made", "ready", "received"]
+    loop.run_until_complete(closed(protocol))
+
+
 # -- sockets of all kinds ----------------------------------------------------------------------------------------------------------------
 
 
