@@ -34,6 +34,11 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
+def set_once(future: asyncio.Future[Any], result: object) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
 def fill(sock: socket.socket) -> int:
     """Send until the kernel takes no more."""
     total = 0
@@ -208,7 +213,7 @@ def test_hang_up_and_error_wake_both_sides(loop: asyncio.AbstractEventLoop) -> N
 def test_end_of_a_pipe_reads_as_ready(loop: asyncio.AbstractEventLoop) -> None:
     read_fd, write_fd = os.pipe()
     ended = loop.create_future()
-    loop.add_reader(read_fd, lambda: ended.done() or ended.set_result(os.read(read_fd, 10)))
+    loop.add_reader(read_fd, lambda: set_once(ended, os.read(read_fd, 10)))
     loop.run_until_complete(turns(2))
     os.close(write_fd)
     assert loop.run_until_complete(ended) == b""
@@ -219,7 +224,7 @@ def test_end_of_a_pipe_reads_as_ready(loop: asyncio.AbstractEventLoop) -> None:
 def test_a_terminal_is_watched(loop: asyncio.AbstractEventLoop) -> None:
     ours, theirs = pty.openpty()
     line = loop.create_future()
-    loop.add_reader(theirs, lambda: line.done() or line.set_result(os.read(theirs, 100)))
+    loop.add_reader(theirs, lambda: set_once(line, os.read(theirs, 100)))
     loop.run_until_complete(turns(2))
     os.write(ours, b"typed\n")
     assert loop.run_until_complete(line) == b"typed\n"
@@ -330,7 +335,7 @@ def test_descriptor_number_used_again(loop: asyncio.AbstractEventLoop) -> None:
             a, b = socket.socketpair()
             assert a.fileno() == fd
             fresh = loop.create_future()
-            loop.add_reader(fd, lambda f=fresh: f.done() or f.set_result(None))  # type: ignore[misc]
+            loop.add_reader(fd, set_once, fresh, None)
             await turns(3)
             assert not fresh.done()
             b.send(b"x")
@@ -355,7 +360,7 @@ def test_descriptor_closed_without_removal_and_used_again(loop: asyncio.Abstract
         c, d = socket.socketpair()
         assert c.fileno() == fd
         fresh = loop.create_future()
-        loop.add_reader(fd, lambda: fresh.done() or fresh.set_result(None))
+        loop.add_reader(fd, set_once, fresh, None)
         await turns(2)
         d.send(b"x")
         await fresh
