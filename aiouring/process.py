@@ -57,7 +57,7 @@ class SubprocessTransport(base_subprocess.BaseSubprocessTransport):
         returncode = self._proc.returncode
         if returncode is None:
             # At once, before a program's own SIGCHLD handler waits for whatever child has ended.
-            returncode = wait_for_child(self._proc.pid)
+            returncode = self._proc.returncode = wait_for_child(self._proc.pid)
         # The protocol hears of it after what the child's last output has made ready in this turn.
         self._loop.call_soon(self._process_exited, returncode)
 
