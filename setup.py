@@ -23,6 +23,8 @@ extensions = [
 ]
 
 setup(
+    # The compiler's runs are independent of each other.
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions,
         language_level=3,
