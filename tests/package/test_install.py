@@ -119,7 +119,7 @@ def test_modules_need_no_library_but_c(installed: Path, tmp_path: Path) -> None:
     assert modules
     needed = run("readelf", "--dynamic", "--wide", *modules, cwd=tmp_path)
     libraries = {line.split("[")[1].rstrip("]") for line in needed.splitlines() if "(NEEDED)" in line}
-    assert {name.split(".so")[0] for name in libraries} - {"libpython3.%d" % sys.version_info[1]} <= {"libc", "libpthread", "libm"}
+    assert {name.split(".so")[0] for name in libraries} - {f"libpython3.{sys.version_info[1]}"} <= {"libc", "libpthread", "libm"}
 
 
 def test_source_release_holds_sources_and_nothing_built(sdist: Path) -> None:
