@@ -15,7 +15,7 @@ extensions = [
         ".".join(source.with_suffix("").parts),
         [str(source)],
         include_dirs=[str(PACKAGE / "include")],
-        extra_compile_args=["-O2", "-Wall", "-Wno-unused-function", *EXTRA_FLAGS],
+        extra_compile_args=["-O2", "-Wall", "-Wno-unused-function", "-Wno-sign-compare", *EXTRA_FLAGS],
         extra_link_args=EXTRA_FLAGS,
         depends=[str(header) for header in sorted(PACKAGE.glob("include/*.h"))],
     )
@@ -23,6 +23,8 @@ extensions = [
 ]
 
 setup(
+    # The compiler's runs are independent of each other.
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions,
         language_level=3,

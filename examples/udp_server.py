@@ -20,7 +20,7 @@ class Answer(asyncio.DatagramProtocol):
     datagrams = 0
     octets = 0
 
-    def connection_made(self, transport: asyncio.DatagramTransport) -> None:
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]  # a datagram endpoint hands over its own kind
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:

@@ -146,7 +146,7 @@ async def at_once(count: int, client: Callable[[int], Awaitable[T]]) -> list[T]:
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Waits for what another process will do and tells nobody about: asks again and again, and leaves giving up to the test's time limit."""
-    while not await condition():
+    while not await condition():  # there is no event to wait for
         await asyncio.sleep(0.01)
 
 
