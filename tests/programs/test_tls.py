@@ -275,6 +275,7 @@ async def test_close_notify_from_the_client(certificates: Certificates, version:
         command = [program, "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", certificates.authority, "-nocommands"]
         ended = await asyncio.to_thread(subprocess.run, command, input=body, capture_output=True, timeout=support.PATIENCE_S)
         assert ended.returncode == 0, ended.stderr
+    assert (len(received[0]), received[0] == body[: len(received[0])]) == (len(body), True)
     assert received == [body]
 
 
