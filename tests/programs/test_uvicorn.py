@@ -51,6 +51,8 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     process, port = uvicorn_on_tcp("--http", http, "--ws", websocket)
     with process:
         yield f"http://127.0.0.1:{port}"
+        # uvicorn's shutdown fails on a websocket whose closing handshake is half done.
+        support.wait_until_nobody_is_connected(port)
 
 
 def test_it_runs_on_the_loop_under_test(url: str) -> None:
@@ -256,6 +258,7 @@ def test_tls(certificates: Certificates) -> None:
 
     with process:
         run_on_asyncio(at_once(CONNECTIONS, client))
+        support.wait_until_nobody_is_connected(port)
         log = process.stop()
     assert "lifespan: ended" in log
 
