@@ -297,12 +297,13 @@ class FileServer:
         )
 
     def _file(self, place: Path, request: Request) -> Answer:
-        # Not blocking: opening a named pipe would wait for somebody to write into it.
+        # Opened without blocking, because opening a named pipe waits for somebody to write into it; read as any file is.
         file = os.fdopen(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
         try:
             known = os.fstat(file.fileno())
             if not stat.S_ISREG(known.st_mode):
                 raise Refusal(HTTPStatus.FORBIDDEN, "This is not a regular file.")
+            os.set_blocking(file.fileno(), True)
             tag = f'"{known.st_mtime_ns:x}-{known.st_size:x}"'
             kind, encoding = mimetypes.guess_type(place.name)
             headers = {

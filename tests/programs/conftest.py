@@ -152,6 +152,9 @@ def postgres(certificates: Certificates) -> Iterator[Postgres]:
             user=user,
             stop_signal=signal.SIGINT,  # "fast shutdown": ends what clients left open
         ) as process:
+            # It accepts connections before it answers queries, and refuses them meanwhile.
+            ready = support.require_program("pg_isready", "postgresql", [os.path.dirname(initdb), *folders])
+            support.wait_until_answering([ready, "--quiet", "--host", "127.0.0.1", "--port", str(port)], process)
             yield Postgres(port, folder, "tester", "postgres", process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

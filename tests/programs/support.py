@@ -146,7 +146,7 @@ async def at_once(count: int, client: Callable[[int], Awaitable[T]]) -> list[T]:
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Waits for what another process will do and tells nobody about: asks again and again, and leaves giving up to the test's time limit."""
-    while not await condition():  # there is no event to wait for
+    while not await condition():
         await asyncio.sleep(0.01)
 
 
@@ -295,6 +295,28 @@ class ServerProcess:
         if self._log is not None and self._final_log is None:
             self._final_log = self.log()
             self._log.close()
+
+
+def wait_until_nobody_is_connected(port: int) -> None:
+    """Waits until the server on this port of 127.0.0.1 has seen its last client leave, which no client can know by itself."""
+    deadline = time.monotonic() + PATIENCE_S
+    here = f"0100007F:{port:04X}"
+    open_states = ("01", "08")  # established; closed by the client, and not yet by the server
+    while True:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        connected = [row for row in rows if row[1] == here and row[3] in open_states]
+        if not connected:
+            return
+        assert time.monotonic() < deadline, f"{len(connected)} connections to port {port} are open after {PATIENCE_S} s"
+        time.sleep(0.01)
+
+
+def wait_until_answering(question: Sequence[str], server: ServerProcess) -> None:
+    """Runs a command until it ends with 0, for servers that accept connections before they are ready."""
+    deadline = time.monotonic() + PATIENCE_S
+    while subprocess.run(question, stdout=subprocess.DEVNULL).returncode != 0:
+        assert server.running, f"the server ended before it was ready; its log:\n{server.log()[-6000:]}"
+        assert time.monotonic() < deadline, f"{question} got no good answer within {PATIENCE_S} s; the server's log:\n{server.log()[-6000:]}"
 
 
 def python_server(script: Path, *arguments: str, **options: object) -> ServerProcess:

@@ -185,7 +185,7 @@ async def test_anyio_signals() -> None:
         assert await anext(signals) == signal.SIGUSR2
 
 
-async def test_anyio_run_with_the_loop() -> None:
+async def test_anyio_run_with_the_loop(tmp_path: Path) -> None:
     """anyio.run with a loop factory, in a process of its own: that is how such programs choose a loop."""
     program = (
         "import anyio, asyncio, aiouring\n"
@@ -197,7 +197,7 @@ async def test_anyio_run_with_the_loop() -> None:
     )
     command = [sys.executable, "-W", "error", "-c", program]
     done = await asyncio.to_thread(
-        subprocess.run, command, env=support.child_environment(), capture_output=True, text=True, timeout=60
+        subprocess.run, command, env=support.child_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout.strip()) == (0, support.LOOP), done.stderr
 

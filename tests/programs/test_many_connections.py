@@ -16,7 +16,7 @@ from . import support
 
 CONNECTIONS = 10_000
 ROUNDS = 2
-#: What a second, equal round may add to the resident memory: fragments, but nothing that grows with the connections.
+#: What a second, equal round may add to the resident memory when all connections are open: fragments, nothing for each connection.
 GROWTH_BYTES = 8 << 20
 
 
@@ -47,4 +47,6 @@ def test_ten_thousand_connections_leave_nothing_behind(style: str) -> None:
         if support.LOOP == "aiouring":
             for counter in ("slots_in_use", "buffers_free"):
                 assert state["ring"][counter] == before["ring"][counter], f"{counter} did not come back"
-    assert after[-1]["resident_bytes"] - after[0]["resident_bytes"] < GROWTH_BYTES, "memory grows with each round"
+    # At the top, not at the end: how much the allocator gives back to the kernel when all is over is chance.
+    tops = [top["resident_bytes"] for top in seen["at_the_top"]]
+    assert tops[-1] - tops[0] < GROWTH_BYTES, f"memory grows with each round: {tops}"

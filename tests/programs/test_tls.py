@@ -6,6 +6,7 @@ The foreign programs run in threads (subprocess.run), so that only the sockets d
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import hashlib
@@ -275,7 +276,40 @@ async def test_close_notify_from_the_client(certificates: Certificates, version:
         command = [program, "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", certificates.authority, "-nocommands"]
         ended = await asyncio.to_thread(subprocess.run, command, input=body, capture_output=True, timeout=support.PATIENCE_S)
         assert ended.returncode == 0, ended.stderr
+    assert len(received[0]) == len(body)
     assert received == [body]
+
+
+@VERSIONS
+async def test_nothing_is_lost_when_the_end_comes_with_the_data(certificates: Certificates, version: ssl.TLSVersion) -> None:
+    """Clients that send and are done: the last data and the end of the connection may well arrive in one turn of the loop.
+
+    With a reader that pauses (it takes far more than its limit), asyncio's TLS protocol loses data if the end overtakes the resumption.
+    """
+    context = certificates.server_context()
+    context.minimum_version = context.maximum_version = version
+    body = payload(2_000_000, seed=9)
+    received: list[int] = []
+
+    async def read_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got = await reader.read()
+        assert body.startswith(got), "the bytes are not those that were sent"
+        received.append(len(got))
+
+    def send_and_leave(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=support.PATIENCE_S) as connection:
+            with certificates.client_context().wrap_socket(connection, server_hostname="localhost") as secure:
+                secure.sendall(body)
+                # The end follows at once. What the server sends is read to its end, so that no reset can cut the data off.
+                secure.shutdown(socket.SHUT_WR)
+                while secure.recv(65536):
+                    pass
+
+    async with serving(read_all, context) as port:
+        with concurrent.futures.ThreadPoolExecutor(CONNECTIONS) as threads:
+            loop = asyncio.get_running_loop()
+            await at_once(CONNECTIONS, lambda _: loop.run_in_executor(threads, send_and_leave, port))
+    assert received == [len(body)] * CONNECTIONS
 
 
 async def test_openssl_echoes_large_bodies(certificates: Certificates) -> None:
