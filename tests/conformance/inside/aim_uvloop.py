@@ -2,16 +2,63 @@
 
 The suite imports a module named uvloop. Unless uvloop itself is the loop under test, that is the stand-in beside this file, whose names are
 those of the loop under test; so the programs that the tests start (signals, deallocation) get that loop too.
+
+The suite runs most tests on uvloop and again on asyncio, and asks its `implementation` where it knows that the two differ. A drop-in for
+asyncio sides with asyncio there, so the tests below take the branch that the suite has for asyncio. All others take uvloop's branch, which
+is the stricter one: it skips nothing.
 """
 import inspect
+import unittest
 from types import ModuleType
+from typing import Any
 
 PACKAGE = "tests"
+
+# Stock asyncio fails each of these in uvloop's branch and passes it, or is excused from it, in its own: a list to make shorter.
+ASYNCIO_SIDE = frozenset({
+    # The name of the executor's threads begins with the name of the loop's package.
+    "test_base.TestBaseUV.test_thread_name_prefix_in_default_executor",
+    # In which context a TLS protocol hears that a connection is lost, and a datagram protocol that it was closed.
+    "test_context.Test_UV_Context.test_create_connection_protocol",
+    "test_context.Test_UV_Context.test_create_ssl_server_connection_protocol",
+    "test_context.Test_UV_Context.test_create_ssl_server_manual_connection_lost",
+    "test_context.Test_UV_Context.test_datagram_protocol",
+    # TCP_NODELAY on sockets that were not made as TCP by name.
+    "test_tcp.Test_UV_TCP.test_create_connection_open_con_sock",
+    "test_tcp.Test_UV_TCP.test_create_server_1",
+    # asyncio's sslproto, which this project keeps, in the places where uvloop's own is another.
+    "test_tcp.Test_UV_TCPSSL.test_bpo_39951_discard_trailing_data",
+    "test_tcp.Test_UV_TCPSSL.test_first_data_after_wakeup",
+    "test_tcp.Test_UV_TCPSSL.test_flush_before_shutdown",
+    "test_tcp.Test_UV_TCPSSL.test_shutdown_timeout_handler_not_set",
+    "test_tcp.Test_UV_TCPSSL.test_shutdown_while_pause_reading",
+    # asyncio took `reuse_address` away from datagram endpoints in Python 3.11.
+    "test_udp.Test_UV_UDP.test_create_datagram_endpoint_reuse_address_error",
+    "test_udp.Test_UV_UDP.test_create_datagram_endpoint_reuse_address_warning",
+})
+
+
+def _sides_with_asyncio(test: unittest.TestCase) -> bool:
+    return test.id().removeprefix(PACKAGE + ".") in ASYNCIO_SIDE
+
+
+def before_import(loop_name: str) -> None:
+    """Lets the tests above ask for their implementation and hear asyncio, unless they run on uvloop itself."""
+    if loop_name == "uvloop":
+        return
+    from uvloop import _testbase  # type: ignore[import-not-found]
+
+    def implementation(self: unittest.TestCase) -> str:
+        return "asyncio" if _sides_with_asyncio(self) else "uvloop"
+
+    base: Any = _testbase.UVTestCase
+    base.implementation = property(implementation)
+    base.is_asyncio_loop = _sides_with_asyncio
 
 
 def after_import(module: ModuleType) -> None:
     """Takes out the variants that run on stock asyncio to compare: the loop under test runs in their twins."""
-    from uvloop import _testbase  # type: ignore[import-not-found]
+    from uvloop import _testbase
 
     for name, test_class in list(vars(module).items()):
         if inspect.isclass(test_class) and issubclass(test_class, _testbase.AIOTestCase):

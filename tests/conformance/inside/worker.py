@@ -140,6 +140,7 @@ def prepare(suite: str, loop_name: str) -> str:
         aim_cpython.before_import(factory_of(loop_name))
         return aim_cpython.PACKAGE
     if suite == "uvloop":
+        aim_uvloop.before_import(loop_name)
         return aim_uvloop.PACKAGE
     return ""
 
