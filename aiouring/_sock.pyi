@@ -6,7 +6,6 @@ from _typeshed import ReadableBuffer, WriteableBuffer
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-def check_connected(sock: socket, address: Any) -> None: ...
 def coroutine_function(function: _F) -> _F: ...
 
 class SockMixin:

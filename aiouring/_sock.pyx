@@ -11,23 +11,20 @@ data and not while there is none. A socket that fills whole buffers is in bulk t
 Sending: one SEND with MSG_WAITALL for each sock_sendall(): the kernel goes on after a short send by itself. The caller's buffer is
 exported (locked against resizing) until the last CQE.
 
-Address families that `_address` does not know are left to the socket module: PollOperation waits with POLL_ADD until its call would
-not block.
+Address families that `_address` does not know are left to the socket module, which is called when POLL_ADD says that it will not block.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
-from libc.errno cimport ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EINPROGRESS, ENOBUFS, ETIMEDOUT
+from libc.errno cimport ENOBUFS
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy, memset
-from posix.unistd cimport close as posix_close
 
 from aiouring._address cimport (
     AF_INET,
     AF_INET6,
-    AF_UNIX,
     from_sockaddr,
     iovec,
     knows_family,
@@ -37,23 +34,19 @@ from aiouring._address cimport (
     to_sockaddr,
 )
 from aiouring._loop cimport LoopCore
-from aiouring._op cimport TAG_RETURNS_FD
-from aiouring._prep cimport prep_accept, prep_connect, prep_poll_add, prep_recv, prep_recv_buffer, prep_recvmsg, prep_send, prep_sendmsg
+from aiouring._prep cimport prep_recv, prep_recv_buffer, prep_recvmsg, prep_send, prep_sendmsg
 from aiouring._ring cimport BufferRing
-from aiouring._sockop cimport ABANDONED, SocketOperation, SocketUse
-from aiouring.uapi cimport EALREADY, IORING_CQE_F_BUFFER, io_uring_sqe
+from aiouring._sockconn cimport accept_operation, connect_operation, poll_operation
+from aiouring._sockop cimport WAITING, SocketOperation, SocketUse, socket_family
+from aiouring.uapi cimport IORING_CQE_F_BUFFER, io_uring_sqe
 
-import _socket
 import asyncio
 import inspect
-import socket
 from asyncio import base_events
 
 from aiouring._address import HostNotLiteral, encode
 from aiouring._sendfile import sendfile
-
-cdef object base_socket = _socket.socket
-cdef object get_family = _socket.socket.family.__get__
+from aiouring._sockconn import check_connected
 
 cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *text, Py_ssize_t size) except NULL
@@ -63,8 +56,6 @@ cdef extern from "Python.h":
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOCK_STREAM
-    int SOCK_CLOEXEC
-    int SOCK_NONBLOCK
     int MSG_WAITALL
 
 cdef extern from "<poll.h>" nogil:
@@ -82,7 +73,11 @@ cdef enum:
 cdef class ReceiveOperation(SocketOperation):
     """What all receives share: results that a cancelled receive left behind come first, and what is left behind is kept."""
 
-    # The next result kept on this socket, as (data, address), or None. At most `size` bytes of it are taken.
+    # Ends the call with what was kept on this socket, if there is any. Raises what was kept as an error.
+    cdef bint finish_kept(self) except -1:
+        raise NotImplementedError
+
+    # The oldest kept result, as (data, address), or None. At most `size` bytes of it are taken.
     cdef object take_kept(self, Py_ssize_t size):
         cdef list received
         if self.use is None or self.use.received is None:
@@ -105,27 +100,46 @@ cdef class ReceiveOperation(SocketOperation):
             self.use.received = None
         return 0
 
-    cdef int keep_item(self, object item) except -1:
+    cdef bint keep_item(self, object item) except -1:
+        cdef SocketOperation other
         if self.use is None:
             self.loop.call_exception_handler({
                 "message": f"{self.name()}() was cancelled after its result had come, and there is no socket.socket to keep it for",
                 "result": item})
-            return 0
+            return False
         if self.use.received is None:
             self.use.received = []
         self.use.received.append(item)
-        return 0
+        for other in self.use.operations:
+            if isinstance(other, ReceiveOperation) and other is not self:
+                other.stop_from_anywhere()      # again() comes next, and finds what was kept
+        return True
 
-    cdef int keep_data(self, bytes data, object address) except -1:
+    cdef bint keep_data(self, bytes data, object address) except -1:
         if not data and self.kind() == SOCK_STREAM:
-            return 0                    # the end of the stream is there for the next receive as well
+            return True                 # the end of the stream is there for the next receive as well
         return self.keep_item((data, address))
 
-    cdef int keep_error(self, object error) except -1:
+    cdef bint keep_error(self, object error) except -1:
         # The kernel reports a socket's error once, so it is kept like data. What is not from the kernel is not the socket's.
-        if isinstance(error, OSError):
-            return self.keep_item(error)
-        return 0
+        return isinstance(error, OSError) and self.keep_item(error)
+
+    cdef bint wants_kept(self) noexcept:
+        return self.use is not None and self.use.received is not None and self.state == WAITING and not self.cancel_requested
+
+    cdef int again(self) except -1:
+        if self.wants_kept():
+            self.finish_kept()
+            return 0
+        return SocketOperation.again(self)
+
+    cdef int finish(self, object result) except -1:
+        if self.wants_kept():
+            # Older bytes came back from a cancelled receive while ours were on their way.
+            self.keep(result)
+            self.finish_kept()
+            return 0
+        return SocketOperation.finish(self, result)
 
     cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
         if res < 0:
@@ -155,10 +169,14 @@ cdef class Recv(ReceiveOperation):
             raise ValueError("negative buffersize in recv")
         if self.size == 0:
             return self.finish(b"")
+        return 0 if self.finish_kept() else self.submit()
+
+    cdef bint finish_kept(self) except -1:
         kept = self.take_kept(self.size)
-        if kept is not None:
-            return self.finish(kept[0])
-        return self.submit()
+        if kept is None:
+            return False
+        SocketOperation.finish(self, kept[0])
+        return True
 
     cdef int submit(self) except -1:
         cdef io_uring_sqe *sqe
@@ -207,7 +225,7 @@ cdef class Recv(ReceiveOperation):
         Py_CLEAR(self.data)
         return self.finish(data)
 
-    cdef int keep(self, object result) except -1:
+    cdef bint keep(self, object result) except -1:
         return self.keep_data(<bytes>result, None)
 
     cdef void release(self) noexcept:
@@ -237,7 +255,7 @@ cdef class BufferReceive(ReceiveOperation):
         return len(data)
 
     # The target itself is kept until the result was taken: should nobody take it, the bytes are there.
-    cdef int keep_from_target(self, Py_ssize_t count, object address) except -1:
+    cdef bint keep_from_target(self, Py_ssize_t count, object address) except -1:
         return self.keep_data(bytes(memoryview(self.target).cast("B")[:count]), address)
 
     cdef void release(self) noexcept:
@@ -260,10 +278,14 @@ cdef class RecvInto(BufferReceive):
         self.get_view("recv_into")
         if self.view.len == 0:
             return self.finish(0)
+        return 0 if self.finish_kept() else self.submit()
+
+    cdef bint finish_kept(self) except -1:
         kept = self.take_kept(self.view.len)
-        if kept is not None:
-            return self.finish(self.put(kept[0]))
-        return self.submit()
+        if kept is None:
+            return False
+        SocketOperation.finish(self, self.put(kept[0]))
+        return True
 
     cdef int submit(self) except -1:
         cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
@@ -274,7 +296,7 @@ cdef class RecvInto(BufferReceive):
     cdef int received(self, int32_t count, uint32_t cqe_flags) except -1:
         return self.finish(count)
 
-    cdef int keep(self, object result) except -1:
+    cdef bint keep(self, object result) except -1:
         return self.keep_from_target(result, None)
 
 
@@ -316,10 +338,14 @@ cdef class RecvFrom(MessageReceive):
         self.size = self.argument
         if self.size < 0:
             raise ValueError("negative buffersize in recvfrom")
+        return 0 if self.finish_kept() else self.submit()
+
+    cdef bint finish_kept(self) except -1:
         kept = self.take_kept(self.size)
-        if kept is not None:
-            return self.finish(kept)
-        return self.submit()
+        if kept is None:
+            return False
+        SocketOperation.finish(self, kept)
+        return True
 
     cdef int submit(self) except -1:
         if self.data == NULL:
@@ -334,7 +360,7 @@ cdef class RecvFrom(MessageReceive):
         Py_CLEAR(self.data)
         return self.finish((data, self.sender()))
 
-    cdef int keep(self, object result) except -1:
+    cdef bint keep(self, object result) except -1:
         return self.keep_data(<bytes>result[0], result[1])
 
     cdef void release(self) noexcept:
@@ -361,10 +387,14 @@ cdef class RecvFromInto(MessageReceive):
             raise ValueError("negative buffersize in recvfrom_into")
         if self.size > self.view.len:
             raise ValueError("nbytes is greater than the length of the buffer")
+        return 0 if self.finish_kept() else self.submit()
+
+    cdef bint finish_kept(self) except -1:
         kept = self.take_kept(self.size)
-        if kept is not None:
-            return self.finish((self.put(kept[0]), kept[1]))
-        return self.submit()
+        if kept is None:
+            return False
+        SocketOperation.finish(self, (self.put(kept[0]), kept[1]))
+        return True
 
     cdef int submit(self) except -1:
         return self.submit_message(self.view.buf, self.size)
@@ -372,7 +402,7 @@ cdef class RecvFromInto(MessageReceive):
     cdef int received(self, int32_t count, uint32_t cqe_flags) except -1:
         return self.finish((count, self.sender()))
 
-    cdef int keep(self, object result) except -1:
+    cdef bint keep(self, object result) except -1:
         return self.keep_from_target(result[0], result[1])
 
 
@@ -382,6 +412,11 @@ cdef class SendOperation(SocketOperation):
     cdef object data
     cdef Py_buffer view
     cdef bint has_view
+
+    cdef int stop(self) except -1:
+        # asyncio tries to send at the call's first step, and a cancel can only come later: here, too, what fits is sent.
+        self.loop.submit_now()
+        return SocketOperation.stop(self)
 
     cdef int get_view(self) except -1:
         PyObject_GetBuffer(self.data, &self.view, PyBUF_SIMPLE)
@@ -491,176 +526,10 @@ cdef class SendTo(SendOperation):
         if self.resolving is not None:
             self.resolving.cancel()
             return 0
-        return SocketOperation.stop(self)
+        return SendOperation.stop(self)
 
     cdef bint idle(self) noexcept:
         return self.request == 0 and self.resolving is None
-
-
-# -- connections ------------------------------------------------------------------------------------------------------------------------
-
-@cython.final
-cdef class Connect(SocketOperation):
-    """Connects to an address whose host is a literal: sock_connect() has resolved it."""
-    cdef object destination
-    cdef sockaddr_storage address
-    cdef socklen_t address_length
-    cdef bint polling
-
-    cdef str name(self):
-        return "sock_connect"
-
-    cdef int start(self) except -1:
-        self.attach()
-        to_sockaddr(self.destination, self.family(), &self.address, &self.address_length, "connect")
-        return self.submit()
-
-    cdef int submit(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
-        if self.polling:
-            prep_poll_add(sqe, self.fd, POLLOUT)
-        else:
-            prep_connect(sqe, self.fd, &self.address, self.address_length)
-        self.request = sqe.user_data
-        return 0
-
-    cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
-        cdef int error = -res
-        if self.polling and res >= 0:
-            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        elif error == EALREADY or error == EINPROGRESS:
-            # It was begun earlier: by the user, or by a request of ours on a ring that was replaced.
-            self.polling = True
-            return self.again()
-        if error == 0:
-            return self.finish(None)
-        if self.family() != AF_UNIX and (error == ECONNREFUSED or error == ETIMEDOUT or error == EHOSTUNREACH or error == ECONNRESET):
-            # The network's answer, which asyncio words like this. The others are connect()'s own.
-            return self.fail(OSError(error, f"Connect call failed {self.destination}"))
-        return self.fail_errno(error)
-
-
-@cython.final
-cdef class Accept(SocketOperation):
-    cdef sockaddr_storage address
-    cdef socklen_t address_length
-
-    cdef str name(self):
-        return "sock_accept"
-
-    cdef int start(self) except -1:
-        cdef list accepted
-        self.attach()
-        if self.use is not None and self.use.accepted is not None:
-            accepted = self.use.accepted
-            connection = accepted.pop(0)
-            if not accepted:
-                self.use.accepted = None
-            return self.finish(connection)
-        return self.submit()
-
-    cdef int submit(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, TAG_RETURNS_FD)
-        self.address_length = sizeof(sockaddr_storage)
-        prep_accept(sqe, self.fd, &self.address, &self.address_length, SOCK_CLOEXEC | SOCK_NONBLOCK)
-        self.request = sqe.user_data
-        return 0
-
-    cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
-        if res < 0:
-            return self.fail_errno(-res)
-        sock = self.sock
-        try:
-            connection = socket.socket(sock.family, sock.type, sock.proto, fileno=res)
-        except BaseException:
-            posix_close(res)
-            raise
-        try:
-            connection.setblocking(False)
-            if knows_family(self.family()):
-                address = from_sockaddr(&self.address, self.address_length)
-            else:
-                address = connection.getpeername()
-        except BaseException:
-            connection.close()
-            raise
-        return self.finish((connection, address))
-
-    cdef int keep(self, object result) except -1:
-        if self.use is None or self.socket_closed:
-            result[0].close()
-            return 0
-        if self.use.accepted is None:
-            self.use.accepted = []
-        self.use.accepted.append(result)
-        return 0
-
-
-# -- families that only the socket module knows -------------------------------------------------------------------------------------------
-
-@cython.final
-cdef class PollOperation(SocketOperation):
-    """Calls `function(*args)`, each time after the socket became ready, until it does not raise BlockingIOError."""
-    cdef str caller
-    cdef int mask
-    cdef bint poll_first
-    cdef object function
-    cdef tuple args
-
-    cdef str name(self):
-        return self.caller
-
-    cdef int start(self) except -1:
-        self.attach()
-        return self.submit() if self.poll_first else self.attempt()
-
-    cdef int submit(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
-        prep_poll_add(sqe, self.fd, <uint32_t>self.mask)
-        self.request = sqe.user_data
-        return 0
-
-    cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
-        if res < 0:
-            return self.fail_errno(-res)
-        if self.cancel_requested or self.socket_closed or self.state == ABANDONED:
-            return self.again()
-        return self.attempt()
-
-    cdef int attempt(self) except -1:
-        try:
-            result = self.function(*self.args)
-        except (BlockingIOError, InterruptedError):
-            return self.submit()
-        return self.finish(result)
-
-    cdef void release(self) noexcept:
-        self.function = None
-        self.args = None
-
-
-cdef PollOperation poll_operation(object loop, object sock, str caller, int mask, object function, tuple args, bint poll_first=False):
-    cdef PollOperation operation = PollOperation.__new__(PollOperation)
-    operation.loop = loop
-    operation.sock = sock
-    operation.caller = caller
-    operation.mask = mask
-    operation.function = function
-    operation.args = args
-    operation.poll_first = poll_first
-    return operation
-
-
-def check_connected(sock, address):
-    """Raise the error that a connection attempt ended with, if it did."""
-    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if error:
-        raise OSError(error, f"Connect call failed {address}")
-
-
-cdef int family_of(object sock) except -1:
-    # The C attribute: that of socket.socket makes an enum member at each access.
-    return get_family(sock) if isinstance(sock, base_socket) else <int>sock.family
 
 
 # -- the loop's methods -----------------------------------------------------------------------------------------------------------------
@@ -704,8 +573,8 @@ class SockMixin:
     def sock_recvfrom(self, sock, bufsize):
         """Receive a datagram of up to `bufsize` bytes. Returns (bytes, the sender's address). Cancelling loses no datagram."""
         cdef RecvFrom operation
-        if not knows_family(family_of(sock)):
-            return poll_operation(self, sock, "sock_recvfrom", POLLIN, sock.recvfrom, (bufsize,))
+        if not knows_family(socket_family(sock)):
+            return poll_operation(self, sock, "sock_recvfrom", POLLIN, sock.recvfrom, (bufsize,), False)
         operation = RecvFrom.__new__(RecvFrom)
         operation.loop = <LoopCore>self
         operation.sock = sock
@@ -716,8 +585,8 @@ class SockMixin:
     def sock_recvfrom_into(self, sock, buf, nbytes=0):
         """Receive a datagram of up to `nbytes` bytes (0: the buffer's size) into `buf`. Returns (bytes received, the sender's address)."""
         cdef RecvFromInto operation
-        if not knows_family(family_of(sock)):
-            return poll_operation(self, sock, "sock_recvfrom_into", POLLIN, sock.recvfrom_into, (buf, nbytes or len(buf)))
+        if not knows_family(socket_family(sock)):
+            return poll_operation(self, sock, "sock_recvfrom_into", POLLIN, sock.recvfrom_into, (buf, nbytes or len(buf)), False)
         operation = RecvFromInto.__new__(RecvFromInto)
         operation.loop = <LoopCore>self
         operation.sock = sock
@@ -741,8 +610,8 @@ class SockMixin:
     def sock_sendto(self, sock, data, address):
         """Send `data` as one datagram to `address`. Returns the number of bytes sent. Host names are resolved in the executor."""
         cdef SendTo operation
-        if not knows_family(family_of(sock)):
-            return poll_operation(self, sock, "sock_sendto", POLLOUT, sock.sendto, (data, address))
+        if not knows_family(socket_family(sock)):
+            return poll_operation(self, sock, "sock_sendto", POLLOUT, sock.sendto, (data, address), False)
         operation = SendTo.__new__(SendTo)
         operation.loop = <LoopCore>self
         operation.sock = sock
@@ -752,28 +621,23 @@ class SockMixin:
 
     async def sock_connect(self, sock, address):
         """Connect to `address`; host names are resolved as with getaddrinfo(). Raises OSError, as socket.connect() does."""
-        cdef Connect operation
         base_events._check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
-        cdef int family = family_of(sock)
+        cdef int family = socket_family(sock)
         if not knows_family(family):
             await self._sock_connect_by_poll(sock, address)
             return
         if family == AF_INET or family == AF_INET6:
             resolved = await self._ensure_resolved(address, family=sock.family, type=sock.type, proto=sock.proto, loop=self)
             address = resolved[0][4]
-        operation = Connect.__new__(Connect)
-        operation.loop = <LoopCore>self
-        operation.sock = sock
-        operation.destination = address
-        await operation
+        await connect_operation(self, sock, address)
 
     async def _sock_connect_by_poll(self, sock, address):
         try:
             sock.connect(address)
         except (BlockingIOError, InterruptedError):
-            await poll_operation(self, sock, "sock_connect", POLLOUT, check_connected, (sock, address), poll_first=True)
+            await poll_operation(self, sock, "sock_connect", POLLOUT, check_connected, (sock, address), True)
 
     @coroutine_function
     def sock_accept(self, sock):
@@ -781,10 +645,7 @@ class SockMixin:
 
         Cancelling loses no connection: it stays in the socket's queue, or comes with the next sock_accept() on this socket object.
         """
-        cdef Accept operation = Accept.__new__(Accept)
-        operation.loop = <LoopCore>self
-        operation.sock = sock
-        return operation
+        return accept_operation(self, sock)
 
     async def _sock_sendfile_native(self, sock, file, offset, count):
         return await sendfile(self, sock, file, offset, count)

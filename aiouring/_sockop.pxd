@@ -14,6 +14,9 @@ cdef enum operation_state:
     OVER
 
 
+cdef int socket_family(object sock) except -1       # without making an enum member, and for whatever has a fileno()
+
+
 # What the loop knows of one socket object. It stands in the socket's _io_refs, so it lives and dies with the socket.
 cdef class SocketUse:
     cdef Py_ssize_t file_count      # what the socket module counts in _io_refs: open files of makefile()
@@ -44,8 +47,8 @@ cdef class SocketOperation:
     cdef int start(self) except -1                                      # check the arguments; submit(), or finish() at once
     cdef int submit(self) except -1                                     # begin the request, also again after a short result
     cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1   # take a result: finish(), fail() or again()
-    cdef int keep(self, object result) except -1                        # a result that nobody waits for any more
-    cdef int keep_error(self, object error) except -1
+    cdef bint keep(self, object result) except -1                       # a result that nobody waits for; False: it cannot be kept
+    cdef bint keep_error(self, object error) except -1
     cdef int stop(self) except -1                                       # ask for the end of what is in flight
     cdef bint idle(self) noexcept                                       # nothing is in flight
     cdef void release(self) noexcept                                    # drop the buffers

@@ -11,21 +11,22 @@ A SocketOperation is three things in one object, because a busy program makes on
 Cancelling ends the task's wait only with the last CQE: when CancelledError is raised, no memory of the caller is in the kernel's hands
 and the number of bytes that moved is known. As a rule that is in the same turn in which asyncio would raise it.
 
-Nothing that arrived is lost. A request that was not yet complete when it was cancelled has taken nothing. One whose CQE was already
-there is kept in the socket's SocketUse and given to the next call on that socket. That happens (a) when a callback that an earlier CQE
-of the same batch ran cancels, (b) when a callback that stood in the ready queue before the task's wake-up cancels, (c) when CQEs were
-posted by an enter in the middle of a turn (a full submission queue) and are not reaped yet. asyncio loses data in case (b).
+Nothing that arrived is lost. A request that was not yet complete when it was cancelled has taken nothing. What one brought whose CQE
+was already there is kept in the socket's SocketUse, for a call that waits on that socket or for the next one. That happens (a) when a
+callback that an earlier CQE of the same batch ran cancels, (b) when a callback that stands in the ready queue before the task's
+wake-up cancels, (c) when CQEs were posted by an enter in the middle of a turn and are not reaped yet. asyncio loses data in case (b).
 
-A socket that is closed under a request: close() alone would not end it, for the request keeps the file open, so that the peer sees
-no end and the number could be reused meanwhile. socket.socket.close() asks `self._io_refs <= 0`, and a SocketUse that stands there is
-asked before the descriptor is closed: it cancels, and submits that at once. The waiting call then ends with EBADF.
+A socket that is closed under a request: close() alone would not end it, for the request keeps the file open, so that the peer sees no
+end. socket.socket.close() asks `self._io_refs <= 0`, and a SocketUse that stands there is asked before the descriptor is closed: it
+submits what is queued (asyncio would have sent it), cancels the rest, and submits that at once. As in asyncio the call then waits
+until it is cancelled. So it is when another thread than the loop's closes, only that the cancel comes with the loop's next turn.
 """
 
 cimport cython
 from cpython.exc cimport PyErr_Fetch, PyErr_Restore, PyErr_WarnEx, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
-from libc.errno cimport EBADF, EINTR
-from libc.stdint cimport int32_t, uint32_t
+from libc.errno cimport EBADF, EINTR, errno
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from aiouring._loop cimport LoopCore
 from aiouring.uapi cimport ECANCELED
@@ -34,6 +35,11 @@ import _socket
 import os
 import socket
 from asyncio import CancelledError, InvalidStateError, base_events
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    int SOL_SOCKET, SO_DOMAIN, SO_TYPE
+    int getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
@@ -104,18 +110,41 @@ cdef class SocketUse:
         cdef SocketOperation operation
         cdef LoopCore loop
         for operation in list(self.operations):
-            operation.socket_closed = True
-            operation.stop_from_anywhere()
             loop = operation.loop
-            if loop.ops.issuer == PyThread_get_thread_ident() and not loop.ring.foreign_process():
+            if loop.ring.foreign_process():
+                continue
+            operation.socket_closed = True
+            if loop.ops.issuer == PyThread_get_thread_ident():
                 loop.submit_now()
+                operation.stop_from_anywhere()
+                loop.submit_now()
+            else:
+                operation.stop_from_anywhere()
         return 0
+
+
+cdef bint is_socket(object sock) except -1:
+    # Not isinstance(), which believes the __class__ of a mock.
+    return type(sock) is socket_socket or issubclass(type(sock), socket_socket)
+
+
+cdef int socket_option(object sock, int option) except -1:
+    """The kernel's answer for what is no socket.socket: its attributes may be anything (mocks), its descriptor is what we work on."""
+    cdef int value = -1
+    cdef socklen_t length = sizeof(int)
+    if getsockopt(sock.fileno(), SOL_SOCKET, option, &value, &length) != 0:
+        raise OSError(errno, os.strerror(errno))
+    return value
+
+
+cdef int socket_family(object sock) except -1:
+    return get_family(sock) if is_socket(sock) else socket_option(sock, SO_DOMAIN)
 
 
 cdef SocketUse use_of(object sock):
     """What stands for this socket object; None for objects that only look like sockets."""
     cdef SocketUse use
-    if not isinstance(sock, socket_socket):
+    if not is_socket(sock):
         return None
     count = sock._io_refs
     if type(count) is SocketUse:
@@ -320,7 +349,18 @@ cdef class SocketOperation:
         return count
 
     def cancel(self, msg=None):
-        """Ask for the end of the call; the waiting task gets CancelledError with the request's last CQE. False: it was over already."""
+        """Ask for the end of the call; the waiting task gets CancelledError with the request's last CQE. False: it was over already.
+
+        What a receive or an accept has brought and nobody has taken stays with the socket.
+        """
+        if self.state == FINISHED:
+            # The result was not taken yet. If it can be kept for the next call it is, and if not, asyncio's rule holds: too late.
+            if not (self.keep(self.value) if self.error is None else self.keep_error(self.error)):
+                return False
+            self.value = self.error = None
+            self.cancel_message = msg
+            self.state = CANCELLED
+            return True
         if self.state != WAITING:
             return False
         self.cancel_message = msg
@@ -367,10 +407,10 @@ cdef class SocketOperation:
         return 0
 
     cdef int family(self) except -1:
-        return self.use.family if self.use is not None else <int>self.sock.family
+        return self.use.family if self.use is not None else socket_option(self.sock, SO_DOMAIN)
 
     cdef int kind(self) except -1:
-        return self.use.kind if self.use is not None else <int>self.sock.type
+        return self.use.kind if self.use is not None else socket_option(self.sock, SO_TYPE)
 
     @staticmethod
     cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
@@ -395,7 +435,9 @@ cdef class SocketOperation:
         if self.cancel_requested:
             return self.finish_cancelled()
         if self.socket_closed:
-            return self.fail(OSError(EBADF, f"the socket was closed while {self.name()}() was waiting on it"))
+            # As in asyncio: the call waits until it is cancelled, and its task stays alive although nothing will wake it.
+            self.loop.__dict__.setdefault("_stranded_sock_calls", set()).add(self)
+            return 0
         return self.submit()
 
     cdef int finish(self, object result) except -1:
@@ -436,6 +478,8 @@ cdef class SocketOperation:
             self.state = OVER
         cdef list operations
         cdef Py_ssize_t i
+        if self.socket_closed:
+            self.loop.__dict__.get("_stranded_sock_calls", set()).discard(self)
         if self.use is not None:
             operations = self.use.operations
             for i in range(len(operations)):
@@ -473,11 +517,11 @@ cdef class SocketOperation:
     cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
         raise NotImplementedError
 
-    cdef int keep(self, object result) except -1:
-        return 0
+    cdef bint keep(self, object result) except -1:
+        return False
 
-    cdef int keep_error(self, object error) except -1:
-        return 0
+    cdef bint keep_error(self, object error) except -1:
+        return False
 
     cdef int stop(self) except -1:
         return self.loop.ops.cancel(self.request)
