@@ -12,7 +12,7 @@ SendfileNotAvailableError while nothing was sent, and then BaseEventLoop falls b
 
 cimport cython
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.errno cimport EINTR, ENOTCONN
+from libc.errno cimport EBADF, EINTR, ENOTCONN
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from aiouring._loop cimport LoopCore
@@ -37,7 +37,7 @@ cdef enum:
 @cython.final
 cdef class Sendfile(SocketOperation):
     cdef object file
-    cdef int file_fd
+    cdef int file_fd                # ours: a duplicate
     cdef int64_t offset             # of the next byte to read
     cdef int64_t left               # bytes still to read; -1: to the end of the file
     cdef int64_t total_sent
@@ -72,6 +72,9 @@ cdef class Sendfile(SocketOperation):
         if self.read_request == 0 and not self.file_ended and not self.filled[self.read_into]:
             if self.left == 0:
                 self.file_ended = True
+            elif getattr(self.file, "closed", False):
+                self.note_failure(EBADF)        # our duplicate could go on, but asyncio does not
+                return self.submit()
             else:
                 self.begin_read()
         if self.idle():
@@ -83,9 +86,6 @@ cdef class Sendfile(SocketOperation):
         cdef uint32_t size = PIECE_BYTES
         if 0 <= self.left < PIECE_BYTES:
             size = <uint32_t>self.left
-        # ValueError if it was closed meanwhile: its number may be another file's by now.
-        if self.file.fileno() != self.file_fd:
-            raise ValueError("the file got another descriptor while it was being sent")
         sqe = self.loop.ops.begin(self, Sendfile.piece_complete, TAG_READ)
         prep_read(sqe, self.file_fd, self.memory + self.read_into * PIECE_BYTES, size, <uint64_t>self.offset)
         self.read_request = sqe.user_data
@@ -195,6 +195,8 @@ async def sendfile(loop, sock, file, offset, count):
     if not os.get_blocking(file_fd):
         # READ on an O_NONBLOCK file would answer EAGAIN for what is not in the page cache.
         raise exceptions.SendfileNotAvailableError("the file is open with O_NONBLOCK")
+    # A duplicate: when the file is closed between a READ's queueing and its submission, its number may be another file's.
+    file_fd = os.dup(file_fd)
     operation = Sendfile.__new__(Sendfile)
     operation.loop = <LoopCore>loop
     operation.sock = sock
@@ -205,5 +207,8 @@ async def sendfile(loop, sock, file, offset, count):
     try:
         return await operation
     finally:
-        if operation.total_sent:
-            os.lseek(file_fd, offset + operation.total_sent, os.SEEK_SET)
+        try:
+            if operation.total_sent:
+                os.lseek(file_fd, offset + operation.total_sent, os.SEEK_SET)
+        finally:
+            os.close(file_fd)
