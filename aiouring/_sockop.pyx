@@ -26,7 +26,7 @@ cimport cython
 from cpython.exc cimport PyErr_Fetch, PyErr_Restore, PyErr_WarnEx, PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from libc.errno cimport EBADF, EINTR, errno
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t
 
 from aiouring._loop cimport LoopCore
 from aiouring.uapi cimport ECANCELED
