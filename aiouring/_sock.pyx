@@ -1,7 +1,7 @@
 """loop.sock_recv(), sock_sendall() and their like: one request each, on sockets that the user owns.
 
 SockMixin is one of Loop's bases. The kinds of operation derive from `_sockop.SocketOperation`, which also says how cancelling and a
-socket's close work. Calls `_sockop`, `_address`, `_prep`, `_loop`; `_sendfile` for sock_sendfile.
+socket's close work. Calls `_sockop`, `_sockconn`, `_sendfile`, `_address`, `_prep`, `_loop`.
 
 Receiving: a small sock_recv() gets a bytes object of the asked size, and the kernel writes straight into it. A large one on a stream
 socket takes a provided buffer instead, for most such calls ask for 64 KiB, wait long and get little: memory is then used while there is
