@@ -53,6 +53,7 @@ cdef class LoopCore:
     cdef int run_timers(self) except -1
     cdef int run_ready(self) except -1
     cdef int run_handles(self, list handles) except -1
+    cdef int run_now(self, Handle handle) except -1
     cdef int run_timed(self, Handle handle) except -1
     cdef int wake(self) except -1
     cdef move_ring(self)

@@ -384,6 +384,12 @@ cdef class LoopCore:
             handles.clear()
         return 0
 
+    cdef int run_now(self, Handle handle) except -1:
+        """Run an I/O callback during dispatch, which is its place in asyncio's order."""
+        if handle._cancelled:
+            return 0
+        return self.run_timed(handle) if self._debug else handle.run()
+
     cdef int run_timed(self, Handle handle) except -1:
         cdef double start, spent
         try:

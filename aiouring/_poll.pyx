@@ -134,12 +134,12 @@ cdef class Poll(Flushable):
             return 0
         if self.request:
             self.give_up()
+        self.loop.schedule_flush(self)
         # As asyncio's selectors see it: an error or a hang-up is news for both sides.
         if self.reader is not None and ready & ~<uint32_t>POLLOUT:
-            self.loop.ready.append(self.reader)
+            self.loop.run_now(self.reader)
         if self.writer is not None and ready & ~<uint32_t>POLLIN:
-            self.loop.ready.append(self.writer)
-        self.loop.schedule_flush(self)
+            self.loop.run_now(self.writer)
         return 0
 
     def __repr__(self):

@@ -106,9 +106,9 @@ cdef class StreamCore(Flushable):
             pass
         elif res == 0:
             self.eof_received = True
-            self.end_of_stream()
+            self.schedule_end(None)
         elif res != -ENOBUFS and res != -ECANCELED and res != -EAGAIN and res != -EINTR:
-            self.recv_failed(os_error(res))
+            self.schedule_end(os_error(res))
         if self.recv_request == 0:
             if self.lost:
                 self.finish()
@@ -168,6 +168,21 @@ cdef class StreamCore(Flushable):
             self.protocol.buffer_updated(part)
             done += part
         return 0
+
+    cdef int schedule_end(self, object error) except -1:
+        """The end of the stream, or the error that ended it, one turn after the data before it.
+
+        A selector's loop never reports data and end of one socket in the same turn, and programs rely on it: what data_received()
+        scheduled runs first. asyncio's TLS protocol loses data when the end overtakes its own resumption of reading.
+        """
+        self.loop.add_ready(self.deliver_end, (error,), self.loop_context())
+        return 0
+
+    def deliver_end(self, error):
+        if error is None:
+            self.end_of_stream()
+        else:
+            self.recv_failed(error)
 
     cdef int end_of_stream(self) except -1:
         if self.closing or self.lost:
@@ -239,12 +254,10 @@ cdef class StreamCore(Flushable):
         while index < len(backlog) and not self.paused and not self.closing and not self.lost:
             item = backlog[index]
             index += 1
-            if item is None:
-                self.end_of_stream()
-            elif isinstance(item, bytes):
+            if isinstance(item, bytes):
                 self.hand_over(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
             else:
-                self.recv_failed(item)
+                self.schedule_end(item)
         if self.paused and (index < len(backlog) or self.backlog):
             self.backlog = (self.backlog or []) + backlog[index:]
 
