@@ -91,6 +91,8 @@ mount_into() { # mount_into PLACE ARGUMENT...
     mount "$@" "$place"
     mounted+=("$place")
 }
+# The new root must be a mount point of its own, or nothing inside it could make a mount namespace.
+mount_into "" --bind "$root"
 mount_into /proc --types proc proc
 mount_into /sys --rbind /sys
 mount_into /dev --rbind /dev
