@@ -39,8 +39,9 @@ under_sanitizer() { # under_sanitizer DETECT_LEAKS REPORTS COMMAND...
     rm -rf "$folder"
     mkdir -p "$folder"
     # Errors go to files as well as ending the process: a child's death alone could be what a test expects. A leak ends nothing, or
-    # the tests of a child's exit status would see it; asan_reports.py finds it in the files.
-    ASAN_OPTIONS="detect_leaks=$detect_leaks:detect_stack_use_after_return=1:log_path=$folder/asan" \
+    # the tests of a child's exit status would see it (exitcode, which memory errors would share, hence abort_on_error);
+    # asan_reports.py finds it in the files. SIGSEGV is left alone: some tests look at how a child ends by it.
+    ASAN_OPTIONS="detect_leaks=$detect_leaks:detect_stack_use_after_return=1:abort_on_error=1:handle_segv=0:log_path=$folder/asan" \
         LSAN_OPTIONS="exitcode=0" LD_PRELOAD="$runtime" "$@"
 }
 
