@@ -43,6 +43,8 @@ cdef class LoopCore:
     cdef BufferRing get_datagram_buffers(self)      # each holds a whole UDP datagram, its address and its header
     cdef int submit_now(self) except -1             # for what must reach the kernel before this call returns
 
+    cdef int flush_if_stopped(self) except -1       # after a write
+
     cdef double now(self) noexcept
     cdef int turn(self) except -1
     cdef int flush_all(self) except -1

@@ -410,6 +410,13 @@ cdef class LoopCore:
             self.ring.enter(0, 0)
         return 0
 
+    cdef int flush_if_stopped(self) except -1:
+        """On a loop that does not run a write goes out at once, as asyncio's do: the caller may block for its effect."""
+        if self.ops.issuer == 0 and not self.ops.closed and self.ring_thread == syscall(SYS_gettid):
+            self.flush_all()
+            self.submit_now()
+        return 0
+
     # -- buffers ----------------------------------------------------------------------------------------------------------------------
 
     cdef BufferRing get_stream_buffers(self):

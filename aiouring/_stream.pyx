@@ -286,6 +286,7 @@ cdef class StreamCore(Flushable):
         if self.send_request == 0:
             self.loop.ops.check()
             self.loop.schedule_flush(self)
+            self.loop.flush_if_stopped()
         if self.unsent_bytes > self.high_water_bytes and self.paused_protocol is not self.protocol:
             # A protocol that was replaced while it was paused is let go: the new one writes now.
             former = self.paused_protocol
@@ -554,7 +555,7 @@ class StreamTransport(transports._FlowControlMixin):
     """A connected stream socket. Made by the loop's create_connection, create_server and their relatives."""
 
     # asyncio's sendfile insists on its own flow-control class, an asyncio.Transport with slots of which only `_loop` is used here.
-    __slots__ = ("_core", "__weakref__")
+    __slots__ = ("__dict__", "__weakref__", "_core")
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 

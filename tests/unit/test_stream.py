@@ -690,3 +690,13 @@ def test_the_protocol_that_was_paused_is_the_one_that_is_resumed(loop):
             assert (first.resumes, second.resumes) == (1, 1)
 
     loop.run_until_complete(main())
+
+
+def test_a_write_on_a_stopped_loop_goes_out_at_once(loop):
+    transport, protocol, peer = loop.run_until_complete(connect(lambda: Recorder(loop)))
+    transport.write(b"one")
+    with peer:
+        peer.settimeout(30)
+        assert peer.recv(100) == b"one"
+        transport.close()
+        loop.run_until_complete(protocol.lost)
