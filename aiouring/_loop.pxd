@@ -42,8 +42,8 @@ cdef class LoopCore:
     cdef BufferRing get_stream_buffers(self)        # made at the first use, remade when the ring is replaced: do not keep
     cdef BufferRing get_datagram_buffers(self)      # each holds a whole UDP datagram, its address and its header
     cdef int submit_now(self) except -1             # for what must reach the kernel before this call returns
-
-    cdef int flush_if_stopped(self) except -1       # after a write
+    cdef bint idle_here(self) noexcept              # the loop does not run, and the calling thread is the one that may submit
+    cdef int complete_now(self, uint64_t request) except -1     # for a loop that is idle here: submit, and deliver this one if it is done
 
     cdef double now(self) noexcept
     cdef int turn(self) except -1

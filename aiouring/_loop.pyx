@@ -410,11 +410,25 @@ cdef class LoopCore:
             self.ring.enter(0, 0)
         return 0
 
-    cdef int flush_if_stopped(self) except -1:
-        """On a loop that does not run a write goes out at once, as asyncio's do: the caller may block for its effect."""
-        if self.ops.issuer == 0 and not self.ops.closed and self.ring_thread == syscall(SYS_gettid):
-            self.flush_all()
-            self.submit_now()
+    cdef bint idle_here(self) noexcept:
+        return self.ops.issuer == 0 and not self.ops.closed and self.ring_thread == syscall(SYS_gettid)
+
+    cdef int complete_now(self, uint64_t request) except -1:
+        """Between two runs asyncio's transports write at once, and so do ours; all other completions wait for the next run."""
+        cdef io_uring_cqe cqe
+        cdef uint32_t index
+        with nogil:
+            self.ring.enter(0, 0)
+        if self.batch_next == self.batch_count:
+            self.batch_next = self.batch_count = 0
+        self.batch_count += self.ring.reap(&self.batch[self.batch_count], BATCH_CQES - self.batch_count)
+        for index in range(self.batch_next, self.batch_count):
+            if self.batch[index].user_data == request:
+                cqe = self.batch[index]
+                self.batch[index].user_data = 0         # nobody's
+                while self.batch_count > self.batch_next and self.batch[self.batch_count - 1].user_data == 0:
+                    self.batch_count -= 1
+                return self.ops.deliver(&cqe)
         return 0
 
     # -- buffers ----------------------------------------------------------------------------------------------------------------------

@@ -118,18 +118,18 @@ cdef class PipeCore(Flushable):
             self.lost_exc = None
             self.shell = None           # the cycle ends here
 
-    cdef int call_protocol(self, name, tuple args) except -1:
-        """Call the protocol in the transport's context. Its exceptions are reported and do not end the transport, as in asyncio."""
+    cdef int call_in_context(self, callback) except -1:
+        """Call into the protocol from a completion. Exceptions are reported and do not end the transport, as in asyncio."""
         try:
             PyContext_Enter(self.context)
             try:
-                getattr(self.protocol, name)(*args)
+                callback()
             finally:
                 PyContext_Exit(self.context)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self.report(exc, f"Exception in protocol.{name}()")
+            self.report(exc, f"Exception in a callback of {self.shell!r}")
         return 0
 
     cdef int report(self, exc, message) except -1:
@@ -149,8 +149,7 @@ cdef class PipeCore(Flushable):
     def describe(self, str name, str extra):
         if self.pipe is None:
             return f"<{name} closed fd={self.fd} closed>"
-        state = "polling" if not self.idle() else "idle"
-        return f"<{name}{' closing' if self.closing else ''} fd={self.fd} {state}{extra}>"
+        return f"<{name}{' closing' if self.closing else ''} fd={self.fd} open{extra}>"
 
 
 cdef class ReadPipeCore(PipeCore):
@@ -159,8 +158,8 @@ cdef class ReadPipeCore(PipeCore):
     cdef bint paused
     cdef bint polled                    # the kernel said that there is something to read, or the end
     cdef char *buffer
-    cdef bytes held                     # arrived together with the callback that paused
-    cdef bint deliver_held_queued
+    cdef object held                    # what the last read brought, until the protocol gets it: bytes, empty at the end, or an error
+    cdef bint delivery_scheduled
 
     def __dealloc__(self):
         PyMem_RawFree(self.buffer)
@@ -201,42 +200,42 @@ cdef class ReadPipeCore(PipeCore):
             return self.arm()           # resumed before the cancel came through, or the ring was replaced
         if tag == TAG_DATA and res > 0:
             self.polled = False
-            return self.received(PyBytes_FromStringAndSize(self.buffer, res))
-        if self.paused:
-            return 0                    # an end or an error is there again when reading resumes
+            return self.hold(PyBytes_FromStringAndSize(self.buffer, res))
         if tag == TAG_POLL and res >= 0:
             self.polled = True
             return self.arm()
         if res == -EAGAIN:
             self.polled = False
-            return self.arm_poll()
+            return 0 if self.paused else self.arm_poll()
         if res < 0:
-            return self.fail(os_error(res), "Fatal read error on pipe transport")
+            return self.hold(os_error(res))
         if stat.S_ISFIFO(self.mode) and not self.polled:
             # A FIFO that no writer has opened yet reads as ended, and only poll can tell the difference.
-            return self.arm_poll()
-        return self.ended()
+            return 0 if self.paused else self.arm_poll()
+        return self.hold(b"")
 
-    cdef int received(self, bytes data) except -1:
-        if self.paused:
-            self.held = data
+    cdef int hold(self, outcome) except -1:
+        """Hand over what the read brought, or keep it until a paused transport resumes."""
+        self.held = outcome
+        if self.paused or self.delivery_scheduled:
             return 0
-        try:
-            self.call_protocol("data_received", (data,))
-        finally:
-            self.arm()
-        return 0
+        return self.call_in_context(self.deliver)
 
-    def deliver_held(self):
-        cdef bytes data = self.held
-        self.deliver_held_queued = False
-        if data is None or self.paused or self.closing:
+    def deliver(self):
+        outcome = self.held
+        self.delivery_scheduled = False
+        if outcome is None or self.paused or self.closing:
             return
         self.held = None
-        try:
-            self.protocol.data_received(data)
-        finally:
-            self.arm()
+        if not isinstance(outcome, bytes):
+            self.fail(outcome, "Fatal read error on pipe transport")
+        elif not outcome:
+            self.ended()
+        else:
+            try:
+                self.protocol.data_received(outcome)
+            finally:
+                self.arm()
 
     cdef int ended(self) except -1:
         self.log_closed_by_peer()
@@ -278,9 +277,9 @@ cdef class ReadPipeCore(PipeCore):
         self.paused = False
         if self.held is None:
             self.arm()
-        elif not self.deliver_held_queued:
-            self.deliver_held_queued = True
-            self.loop.add_ready(self.deliver_held, (), self.context)
+        elif not self.delivery_scheduled:
+            self.delivery_scheduled = True
+            self.loop.add_ready(self.deliver, (), self.context)
         if self.loop._debug:
             logger.debug("%r resumes reading", self.shell)
 
@@ -355,7 +354,11 @@ cdef class WritePipeCore(PipeCore):
         self.unsent += PyBytes_GET_SIZE(data)
         if not self.request:
             self.loop.ops.check()
-            self.loop.schedule_flush(self)
+            if self.loop.idle_here():
+                self.flush()
+                self.loop.complete_now(self.request)
+            else:
+                self.loop.schedule_flush(self)
         self.pause_protocol_if_full()
 
     cdef int flush(self) except -1:
@@ -421,9 +424,11 @@ cdef class WritePipeCore(PipeCore):
             count -= head
             self.queue.popleft()
         self.head_offset = count
-        if not self.queue:
-            self.resume_protocol()      # may write more
-        if not self.queue and self.closing and not self.aborted:
+        if not self.queue and self.protocol_paused:
+            self.call_in_context(self.resume_protocol)      # may write more, or abort
+        if self.aborted:
+            return 0
+        if self.closing and not self.queue:
             return self.end()
         return self.flush()
 
@@ -444,6 +449,13 @@ cdef class WritePipeCore(PipeCore):
             logger.debug("%r: %s", self.shell, message, exc_info=exc)
         self.shut(exc)
         return 0
+
+    def abort(self):
+        if not self.request and self.queue and not self.aborted:
+            # asyncio's write() hands the kernel at once what the pipe takes, and an abort drops only the rest.
+            self.flush()
+            self.loop.submit_now()
+        self.shut(None)
 
     def shut(self, exc):
         if self.aborted or self.lost:
@@ -481,11 +493,9 @@ cdef class WritePipeCore(PipeCore):
             self.call_flow_control("pause_writing")
         return 0
 
-    cdef int resume_protocol(self) except -1:
-        if self.protocol_paused and self.unsent <= self.low_water:
-            self.protocol_paused = False
-            self.call_flow_control("resume_writing")
-        return 0
+    def resume_protocol(self):
+        self.protocol_paused = False
+        self.call_flow_control("resume_writing")
 
     cdef int call_flow_control(self, name) except -1:
         try:
@@ -522,6 +532,14 @@ class ReadPipeTransport(asyncio.ReadTransport):
         core = ReadPipeCore(self, loop, pipe, protocol)
         self._core = core
         (<ReadPipeCore>core).announce(waiter)
+
+    @property
+    def _pipe(self):
+        return (<PipeCore>self._core).pipe
+
+    @_pipe.setter
+    def _pipe(self, pipe):      # programs set it to None when they have closed the pipe themselves
+        (<PipeCore>self._core).pipe = pipe
 
     def is_reading(self):
         return (<ReadPipeCore>self._core).is_reading()
@@ -565,6 +583,14 @@ class WritePipeTransport(asyncio.WriteTransport):
         self._core = core
         (<WritePipeCore>core).announce(waiter)
 
+    @property
+    def _pipe(self):
+        return (<PipeCore>self._core).pipe
+
+    @_pipe.setter
+    def _pipe(self, pipe):      # programs set it to None when they have closed the pipe themselves
+        (<PipeCore>self._core).pipe = pipe
+
     def write(self, data):
         (<WritePipeCore>self._core).write(data)
 
@@ -597,7 +623,7 @@ class WritePipeTransport(asyncio.WriteTransport):
         (<WritePipeCore>self._core).write_eof()
 
     def abort(self):
-        (<WritePipeCore>self._core).shut(None)
+        (<WritePipeCore>self._core).abort()
 
     def __del__(self):
         warn_unclosed(self)

@@ -2,7 +2,7 @@
 
 Used by `loop.Loop` (PollMixin), by `process` (a child's pidfd) and by everybody who calls loop.add_reader(). Calls `_op`, `_prep`, `_loop`.
 
-A poll request is one-shot. It is queued again at the end of the turn, after the callback ran, so a descriptor that stays ready calls its
+A poll request is one-shot. Its completion runs the callback, and it is queued again at the turn's end, so a descriptor that stays ready calls its
 callback in every turn: asyncio's level-triggered behaviour. One request serves both directions of a descriptor.
 
 Who owns what: the loop's `_polls` owns one Poll a descriptor, from the first add_* to the last remove_*. A Poll gives its request up at once
@@ -92,10 +92,10 @@ cdef class Poll(Flushable):
         return 0
 
     cdef int forget(self) except -1:
-        """Nobody waits any more. On the running loop the kernel knows it when this returns, otherwise with the next turn."""
+        """Nobody waits any more. In the loop's thread the kernel knows it when this returns, otherwise with the next turn."""
         if not self.request:
             return 0
-        if self.loop.ops.issuer == PyThread_get_thread_ident():
+        if self.loop.ops.issuer == PyThread_get_thread_ident() or self.loop.idle_here():
             self.give_up()
             self.loop.submit_now()
         else:
@@ -107,6 +107,7 @@ cdef class Poll(Flushable):
     cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
         cdef Poll self = <Poll>owner
         cdef uint32_t ready
+        cdef Handle reader, writer
         if tag != self.serial or not self.request:
             return 0
         if not cqe_flags & IORING_CQE_F_MORE:
@@ -134,12 +135,14 @@ cdef class Poll(Flushable):
             return 0
         if self.request:
             self.give_up()
-        self.loop.schedule_flush(self)
+        self.loop.schedule_flush(self)      # comes after the callbacks, also if one of them interrupts the turn
         # As asyncio's selectors see it: an error or a hang-up is news for both sides.
-        if self.reader is not None and ready & ~<uint32_t>POLLOUT:
-            self.loop.run_now(self.reader)
-        if self.writer is not None and ready & ~<uint32_t>POLLIN:
-            self.loop.run_now(self.writer)
+        reader = self.reader if ready & ~<uint32_t>POLLOUT else None
+        writer = self.writer if ready & ~<uint32_t>POLLIN else None
+        if reader is not None:
+            self.loop.run_now(reader)
+        if writer is not None:
+            self.loop.run_now(writer)
         return 0
 
     def __repr__(self):

@@ -285,8 +285,11 @@ cdef class StreamCore(Flushable):
     cdef int after_enqueue(self) except -1:
         if self.send_request == 0:
             self.loop.ops.check()
-            self.loop.schedule_flush(self)
-            self.loop.flush_if_stopped()
+            if self.loop.idle_here():
+                self.flush()
+                self.loop.complete_now(self.send_request)
+            else:
+                self.loop.schedule_flush(self)
         if self.unsent_bytes > self.high_water_bytes and self.paused_protocol is not self.protocol:
             # A protocol that was replaced while it was paused is let go: the new one writes now.
             former = self.paused_protocol

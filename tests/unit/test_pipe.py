@@ -567,6 +567,50 @@ def test_abort_drops_what_is_queued(loop: asyncio.AbstractEventLoop, pipe: Pipe)
     loop.run_until_complete(main())
 
 
+def test_abort_keeps_what_the_pipe_takes(loop: asyncio.AbstractEventLoop, pipe: Pipe) -> None:
+    """As in asyncio, where write() hands it to the kernel at once."""
+
+    async def main() -> None:
+        transport, writer = await open_writer(pipe[1])
+        transport.write(b"last words")
+        transport.abort()
+        assert await writer.lost is None
+        await turns(1)
+        assert pipe[0].read() == b"last words"
+
+    loop.run_until_complete(main())
+
+
+def test_write_between_two_runs_goes_out_at_once(loop: asyncio.AbstractEventLoop, pipe: Pipe) -> None:
+    transport, writer = loop.run_until_complete(open_writer(pipe[1]))
+    for number in range(1000):
+        transport.write(b"%04d" % number)
+        assert transport.get_write_buffer_size() == 0
+        assert os.read(pipe[0].fileno(), 100) == b"%04d" % number
+    transport.write(bytes(200_000))
+    assert writer.paused == 1
+    assert len(os.read(pipe[0].fileno(), 200_000)) == 65536
+    pipe[0].close()
+    assert isinstance(loop.run_until_complete(writer.lost), BrokenPipeError)
+
+
+def test_the_task_that_connected_runs_before_the_first_data(loop: asyncio.AbstractEventLoop, pipe: Pipe) -> None:
+    os.write(pipe[1].fileno(), b"waiting already")
+
+    async def main() -> None:
+        transport, reader = await open_reader(pipe[0])
+        assert reader.data == b""
+        transport.pause_reading()
+        await turns(5)
+        assert reader.data == b""
+        transport.resume_reading()
+        await reader.received(15)
+        transport.close()
+        await reader.lost
+
+    loop.run_until_complete(main())
+
+
 def test_socket_peer_closes(loop: asyncio.AbstractEventLoop) -> None:
     async def main() -> None:
         a, b = socket.socketpair()
@@ -757,8 +801,8 @@ def test_repr(loop: asyncio.AbstractEventLoop, pipe: Pipe) -> None:
         write_transport, writer = await open_writer(pipe[1])
         read_fd, write_fd = pipe[0].fileno(), pipe[1].fileno()
         await turns(2)
-        assert repr(read_transport) == f"<ReadPipeTransport fd={read_fd} polling>"
-        assert repr(write_transport) == f"<WritePipeTransport fd={write_fd} polling bufsize=0>"
+        assert repr(read_transport) == f"<ReadPipeTransport fd={read_fd} open>"
+        assert repr(write_transport) == f"<WritePipeTransport fd={write_fd} open bufsize=0>"
         write_transport.close()
         assert repr(write_transport).startswith(f"<WritePipeTransport closing fd={write_fd}")
         await writer.lost

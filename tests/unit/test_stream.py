@@ -698,5 +698,7 @@ def test_a_write_on_a_stopped_loop_goes_out_at_once(loop):
     with peer:
         peer.settimeout(30)
         assert peer.recv(100) == b"one"
+        transport.write(b"two")
+        assert peer.recv(100) == b"two"
         transport.close()
         loop.run_until_complete(protocol.lost)
