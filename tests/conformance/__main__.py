@@ -7,6 +7,7 @@ import argparse
 import fnmatch
 import json
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -183,7 +184,8 @@ class Session:
 
 
 def main() -> int:
-    """The exit status."""
+    """The exit status. A run that is told to end takes its children with it."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return 0 if Session(parse_arguments()).run() else 1
     except (suites.SuiteError, expected.ExpectationError, json.JSONDecodeError) as error:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .environments import Environment
 from .suites import INSIDE
@@ -73,6 +73,8 @@ class Chunk:
 class Child:
     """One test child: its pipe, its log and its scratch folder; whatever it left running is killed with it."""
 
+    alive: ClassVar[set["Child"]] = set()
+
     def __init__(self, run: Run, request: dict[str, Any]) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="conformance-"))
         (self._folder / "cwd").mkdir()
@@ -96,6 +98,7 @@ class Child:
         self._pipe = reading
         self._end = os.pidfd_open(self._process.pid)
         self._rest = b""
+        self.alive.add(self)
 
     def messages(self, timeout_s: float) -> Iterator[dict[str, Any]]:
         """The child's messages until it ends; TimeoutError when it says nothing for so long."""
@@ -121,9 +124,9 @@ class Child:
         except BlockingIOError:
             return b""
 
-    def mark_log(self) -> None:
-        """From here on the log belongs to the next test."""
-        self._log_start = self._log.stat().st_size
+    def mark_log(self, start: int) -> None:
+        """From this place on the log belongs to the next test."""
+        self._log_start = start
 
     def log(self) -> str:
         """The end of what the child printed since the mark."""
@@ -145,12 +148,17 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def close(self) -> None:
-        """Kills what is left of the child and of all that its tests started, and removes its files."""
+    def kill(self) -> None:
+        """Kills the child and all that its tests started, except what went into a session of its own."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+    def close(self) -> None:
+        """Kills what is left of the child and of all that its tests started, and removes its files."""
+        self.alive.discard(self)
+        self.kill()
         self._process.wait()
         os.close(self._pipe)
         os.close(self._end)
@@ -217,7 +225,7 @@ class ChunkRun:
                 if event == "start":
                     current = message["test"]
                     started_s = time.monotonic()
-                    child.mark_log()
+                    child.mark_log(message["log_start"])
                 elif event == "end":
                     current = None
                     printed = child.log() if message["outcome"] == "failed" else ""
@@ -296,7 +304,14 @@ def run_chunks(chunks: list[Chunk], jobs: int, timeout_s: float, report: Callabl
     workers = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.join()
+    except BaseException as error:
+        # The run itself is ended: the workers take no further chunk, and no child may outlive them.
+        errors.append(error)
+        for child in list(Child.alive):
+            child.kill()
+        raise
     if errors:
         raise errors[0]

@@ -6,8 +6,12 @@ The runner is started on a suite made for it, on this interpreter, as it starts 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import textwrap
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -218,3 +222,44 @@ def test_json_counts(tmp_path: Path) -> None:
     assert document["failures"] == ["cpython 3.12.1 f.four", "cpython 3.12.1 f.six"]
     assert document["skips"] == [{"test": "cpython 3.12.1 f.three", "reason": "Windows only"}]
     assert report.describe(Counter(result.outcome for result in results)) == "2 passed, 1 flaky, 1 skipped, 1 failed, 1 crashed"
+
+
+def test_ended_run_leaves_no_child(tmp_path: Path) -> None:
+    source = """
+        import os, pathlib, time, unittest
+
+        class Plain(unittest.TestCase):
+            def test_waits(self):
+                pathlib.Path(os.environ["MADE_UP_PID"]).write_text(str(os.getpid()))
+                time.sleep(3600)
+    """
+    run = make_run(tmp_path, source)
+    pid_file = tmp_path / "pid"
+    run.variables["MADE_UP_PID"] = str(pid_file)
+    tests, _ = runner.list_tests(run, ("made_up",), 60)
+
+    class Ended(Exception):
+        pass
+
+    def end(number: int, frame: object) -> None:
+        raise Ended
+
+    def end_when_it_waits() -> None:
+        while not (pid_file.exists() and pid_file.read_text()):
+            time.sleep(0.01)
+        # To the process, as another one would send it, so that it wakes the main thread.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        waiting = threading.Thread(target=end_when_it_waits)
+        waiting.start()
+        with pytest.raises(Ended):
+            runner.run_chunks(list(runner.cut(run, tests)), 1, 60, lambda chunk, result: None)
+        waiting.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(ProcessLookupError):
+        while True:
+            os.kill(int(pid_file.read_text()), 0)
+            time.sleep(0.01)

@@ -3,16 +3,19 @@
 The runner starts it with the path of a request (JSON) and the number of the pipe's descriptor. Each message is one line of JSON. It never
 decides about time: the runner kills it when a test takes too long, and starts another for what is left.
 """
+import ctypes
 import faulthandler
 import importlib
 import json
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
 import unittest
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -42,9 +45,10 @@ class Pipe:
 class Reporter(unittest.TestResult):
     """Sends one message when a test starts and one when it has ended."""
 
-    def __init__(self, pipe: Pipe, package: str) -> None:
+    def __init__(self, pipe: Pipe, package: str, log: Path) -> None:
         super().__init__()
         self._pipe = pipe
+        self._log = log
         self._prefix = package + "."
         self._outcome = ""
         self._details: list[str] = []
@@ -58,7 +62,7 @@ class Reporter(unittest.TestResult):
 
     def startTest(self, test: unittest.TestCase) -> None:
         self._started_s = time.monotonic()
-        self._pipe.send("start", test=self.identify(test))
+        self._pipe.send("start", test=self.identify(test), log_start=self._log.stat().st_size)
 
     def stopTest(self, test: unittest.TestCase) -> None:
         # The runner reads what a failed test printed as soon as it hears of it.
@@ -158,17 +162,25 @@ def _list(pipe: Pipe, reporter: Reporter, suite: str, file: str, loop_name: str)
             pipe.send("test", file=file, test=reporter.identify(test))
 
 
+def _die_with_the_runner() -> None:
+    """Asks the kernel to kill this process when the runner dies without a word, so that no test goes on for ever."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+
+
 def main() -> None:
     """Reads the request, then lists or runs."""
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with open(sys.argv[1], encoding="utf-8") as file:
-        request = json.load(file)
+    _die_with_the_runner()
+    request_file = Path(sys.argv[1])
+    request = json.loads(request_file.read_text())
     pipe = Pipe(int(sys.argv[2]))
     del sys.argv[1:]
     sys.path[:0] = request["path"]
     suite, loop_name = request["suite"], request["loop"]
-    reporter = Reporter(pipe, prepare(suite, loop_name))
+    # The runner lets the child print into a file beside the request.
+    reporter = Reporter(pipe, prepare(suite, loop_name), request_file.with_name("log"))
     if request["action"] == "list":
         for name in request["files"]:
             _list(pipe, reporter, suite, name, loop_name)
