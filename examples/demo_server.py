@@ -397,8 +397,9 @@ class Check:
             async with asyncio.TaskGroup() as group:
                 for number in range(clients):
                     group.create_task(self._client(random.Random(number), deadline))
-        except* Difference as found:
-            raise found.exceptions[0] from None
+        except ExceptionGroup as failed:
+            # One is enough to know, and the first may be the cause of the others.
+            raise failed.exceptions[0] from None
 
     async def _client(self, chance: random.Random, deadline: float) -> None:
         reader, writer = await asyncio.open_connection(self.host, self.port)

@@ -48,6 +48,8 @@ async def feed(process: Process, data: bytes) -> None:
         process.stdin.write(data)
         await process.stdin.drain()
     process.stdin.close()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        await process.stdin.wait_closed()
 
 
 async def run_pipeline(commands: list[str], data: bytes) -> tuple[bytes, list[int]]:
