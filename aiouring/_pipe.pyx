@@ -27,7 +27,7 @@ import asyncio
 import os
 import stat
 import warnings
-from asyncio import constants, futures
+from asyncio import constants, futures, transports
 from asyncio.log import logger
 from collections import deque
 
@@ -570,14 +570,17 @@ class ReadPipeTransport(asyncio.ReadTransport):
         return (<ReadPipeCore>self._core).describe(type(self).__name__, "")
 
 
-class WritePipeTransport(asyncio.WriteTransport):
-    """The writing end of a pipe, FIFO, socket or character device: an asyncio.WriteTransport. Made by loop.connect_write_pipe()."""
+class WritePipeTransport(transports._FlowControlMixin, asyncio.WriteTransport):
+    """The writing end of a pipe, FIFO, socket or character device: an asyncio.WriteTransport. Made by loop.connect_write_pipe().
+
+    The bases are those of asyncio's: what is only for reading raises NotImplementedError.
+    """
 
     # asyncio's transports take any attribute, and programs use that to wrap a method.
     __slots__ = ("__dict__", "__weakref__", "_core")
 
     def __init__(self, loop, pipe, protocol, waiter=None, extra=None):
-        super().__init__(extra)
+        transports.BaseTransport.__init__(self, extra)
         self._extra["pipe"] = pipe
         core = WritePipeCore(self, loop, pipe, protocol)
         self._core = core
