@@ -6,7 +6,7 @@ Who owns what: the listener owns its request; the listening socket belongs to as
 accepted descriptor belongs to whoever the callback gives it to; one that arrives after stop() is closed here.
 """
 
-from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM
+from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, EINVAL, EMFILE, ENFILE, ENOMEM, EPERM
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from posix.unistd cimport close as posix_close
 
@@ -28,6 +28,8 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     int ECONNABORTED
+    int ENOTSOCK
+    int EOPNOTSUPP
 
 
 cdef class Listener(Flushable):
@@ -73,6 +75,8 @@ cdef class Listener(Flushable):
                 posix_close(res)
             return 0
         if res >= 0:
+            if self.request == 0:
+                self.loop.schedule_flush(self)      # first: whatever accepted() raises, the server goes on
             PyContext_Enter(self.context)
             try:
                 self.accepted(self, res)
@@ -87,9 +91,19 @@ cdef class Listener(Flushable):
             # At once it would fail again; asyncio waits as long.
             self.loop.call_later(constants.ACCEPT_RETRY_DELAY, self.resume)
             return 0
-        elif res != -ECANCELED and res != -EAGAIN and res != -EINTR and res != -ECONNABORTED:
-            self.stopped = True
+        elif res == -EBADF or res == -EINVAL or res == -ENOTSOCK or res == -EOPNOTSUPP:
+            self.stopped = True         # it listens no more
             raise os_error(res)
+        elif res != -ECANCELED and res != -EAGAIN and res != -EINTR and res != -ECONNABORTED:
+            # One connection's trouble (accept(2): errors of the network that wait on the new socket), not the listener's.
+            self.loop.call_exception_handler({
+                "message": "socket.accept() failed",
+                "exception": os_error(res),
+                "socket": trsock.TransportSocket(self.sock),
+            })
+            if res == -EPERM or res == -EACCES:
+                self.loop.call_later(constants.ACCEPT_RETRY_DELAY, self.resume)     # a refusal leaves the connection in the queue
+                return 0
         if self.request == 0 and not self.stopped:
             self.loop.schedule_flush(self)
         return 0
