@@ -36,6 +36,7 @@ cdef class StreamCore(Flushable):
     cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
     cpdef close(self)
     cdef bint wants_data(self) noexcept
+    cdef int queue_requests(self) except -1
     cdef int arm_recv(self) except -1
     cdef int arm_send(self, uint32_t msg_flags) except -1
     cdef int received(self, const char *data, Py_ssize_t length) except -1

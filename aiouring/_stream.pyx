@@ -284,7 +284,6 @@ cdef class StreamCore(Flushable):
 
     cdef int after_enqueue(self) except -1:
         if self.send_request == 0:
-            self.loop.ops.check()
             if self.loop.idle_here():
                 self.flush()
                 self.loop.complete_now(self.send_request)
@@ -328,6 +327,7 @@ cdef class StreamCore(Flushable):
                     logger.warning("socket.send() raised exception.")
                 self.writes_after_loss += 1
             return
+        self.loop.ops.check()           # refuse before anything has changed
         self.enqueue(data)
         if self.unsent_bytes:
             self.after_enqueue()
@@ -340,12 +340,21 @@ cdef class StreamCore(Flushable):
                 raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if self.lost:
             return self.write(b"".join(pieces))
+        self.loop.ops.check()
         for data in pieces:
             self.enqueue(data)
         if self.unsent_bytes:
             self.after_enqueue()
 
     cdef int flush(self) except -1:
+        try:
+            self.queue_requests()
+        except (OSError, MemoryError) as exc:
+            # Nothing would try again: a connection that ends is better than one that hangs.
+            self.fatal_error(exc, "Fatal error: the connection's requests could not be queued")
+        return 0
+
+    cdef int queue_requests(self) except -1:
         if self.recv_request == 0:
             if self.wants_data():
                 self.arm_recv()
@@ -489,7 +498,10 @@ cdef class StreamCore(Flushable):
         self.closing = True
         if self.send_request == 0 and self.unsent_bytes:
             # asyncio's write() hands the kernel at once what its buffer takes; an abort drops only the rest. TLS alerts rely on it.
-            self.arm_send(MSG_NOSIGNAL | MSG_DONTWAIT)
+            try:
+                self.arm_send(MSG_NOSIGNAL | MSG_DONTWAIT)
+            except (OSError, MemoryError):
+                pass                    # then all of it is dropped
             last_send, self.send_request = self.send_request, 0
             self.lose(error)
             self.send_request = last_send
