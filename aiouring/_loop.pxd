@@ -30,7 +30,7 @@ cdef class LoopCore:
     cdef io_uring_cqe batch[256]                # reaped and not yet dispatched
     cdef uint32_t batch_next, batch_count
     cdef long ring_thread                       # the kernel's id of the ring's only issuer, 0 before the first run
-    cdef bint sleeping, wake_written
+    cdef bint sleeping, wake_written, ring_closing
     cdef object wake_pipe                       # WakePipe
     cdef int wake_write_fd
     cdef uint64_t turns
@@ -51,12 +51,16 @@ cdef class LoopCore:
     cdef int64_t time_to_wait_ns(self) except? -2
     cdef int enter(self, int64_t timeout_ns) except -1
     cdef int dispatch(self) except -1
+    cdef int deliver(self, io_uring_cqe *cqe) except -1
     cdef int deliver_timed(self, io_uring_cqe *cqe) except -1
-    cdef int run_timers(self) except -1
+    cdef list take_due(self)
     cdef int run_ready(self) except -1
     cdef int run_handles(self, list handles) except -1
     cdef int run_now(self, Handle handle) except -1
     cdef int run_timed(self, Handle handle) except -1
     cdef int wake(self) except -1
+    cdef int attach(self) except -1
+    cdef int detach(self) except -1
     cdef move_ring(self)
-    cdef finish_requests(self)
+    cdef int discard_completed(self) except -1
+    cdef bint finish_requests(self) except -1

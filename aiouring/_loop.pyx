@@ -14,9 +14,11 @@ loop sleeps; `sleeping` is set and read under the GIL, so no wake-up is lost and
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EAGAIN, EBUSY, EINTR
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR
 from libc.math cimport ceil
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as posix_close
 from posix.unistd cimport write as posix_write
@@ -48,10 +50,10 @@ cdef enum:
     DATAGRAM_BUFFERS = 16
     # 64 KiB of payload, io_uring_recvmsg_out, and the largest socket address.
     DATAGRAM_BUFFER_BYTES = 65536 + 512
-    CLOSE_WAIT_ROUNDS = 50
 
 cdef int64_t LONGEST_WAIT_NS = 24 * 3600 * 1000000000
 cdef int64_t CLOSE_WAIT_NS = 100000000
+cdef double CLOSE_WAIT_LONGEST_S = 5.0
 
 cdef object asyncio_Future = asyncio.Future
 
@@ -227,52 +229,79 @@ cdef class LoopCore:
     # -- one turn ---------------------------------------------------------------------------------------------------------------------
 
     def _run_once(self):
-        """Turn until stop() is called. asyncio.BaseEventLoop.run_forever() calls this between its set-up and its clean-up."""
-        while True:
-            self.turn()
-            if self._stopping:
-                return
+        """Turn until stop() is called. asyncio.BaseEventLoop.run_forever() calls this between its set-up and its clean-up.
+
+        The ring is taken and let go in here, where the loop counts as running: no other thread can run or close it halfway through, and
+        a completion that is delivered on the way finds its running loop.
+        """
+        self.attach()
+        try:
+            while True:
+                self.turn()
+                if self._stopping:
+                    return
+        finally:
+            self.detach()
 
     cdef int turn(self) except -1:
         cdef int64_t timeout_ns
+        cdef list due
         self.turns += 1
+        if self.ring.foreign_process():
+            self.check_open()       # a callback forked, and the child came back here: the queues are the parent's
         self.flush_all()
         timeout_ns = self.time_to_wait_ns()
         if timeout_ns != 0 or self.ring.has_work():
             self.enter(timeout_ns)
         # asyncio's order: what was ready before the wait, then completions, then timers. A task that was woken before its peer's
-        # data came must run before that data is delivered: programs set up their state there.
-        self.run_ready()
-        self.dispatch()
-        self.run_timers()
+        # data came must run before that data is delivered: programs set up their state there. Which timers are due is settled before
+        # any of them runs: call_later(0) comes after a call_soon() that was made before it.
+        due = self.take_due()
+        try:
+            self.run_ready()
+            self.dispatch()
+        except BaseException:
+            if due is not None:
+                self.ready.extend(due)
+            raise
+        if due is not None:
+            self.run_handles(due)
         return 0
 
     cdef int flush_all(self) except -1:
         cdef list flushables = self.flush_list
         cdef Flushable flushable
-        if not flushables:
+        cdef Py_ssize_t count = len(flushables), index = 0
+        if count == 0:
             return 0
         self.flush_list = self.flush_spare
-        for flushable in flushables:
-            flushable.flush_queued = False
-            try:
-                flushable.flush()
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self.call_exception_handler({"message": f"Queueing requests of {flushable!r} failed", "exception": exc})
-        flushables.clear()
-        self.flush_spare = flushables
+        try:
+            while index < count:
+                flushable = <Flushable>flushables[index]
+                index += 1
+                flushable.flush_queued = False
+                try:
+                    flushable.flush()
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as exc:
+                    self.call_exception_handler({"message": f"Queueing requests of {flushable!r} failed", "exception": exc})
+        finally:
+            if index < count:
+                self.flush_list[0:0] = flushables[index:]       # an interrupt of one must not make the others wait for ever
+            flushables.clear()
+            self.flush_spare = flushables
         return 0
 
     cdef int64_t time_to_wait_ns(self) except? -2:
         cdef TimerHandle first
         cdef double wait_ns
-        if self.ready or self._stopping or self.batch_next != self.batch_count:
+        # First of all: it drops cancelled timers, and with them whatever they held, whose destructors may call us.
+        first = self.timers.first()
+        if self.ready or self.flush_list or self._stopping or self.batch_next != self.batch_count:
             return 0
         if self.ring.cq_ready():
             return 0
-        first = self.timers.first()
         if first is None:
             return -1
         wait_ns = ceil((first._when - self.now()) * 1e9)
@@ -302,17 +331,11 @@ cdef class LoopCore:
         while True:
             # What an exception (KeyboardInterrupt) left in the batch comes first: nothing reaped is ever lost.
             while self.batch_next < self.batch_count:
+                if self.ring.foreign_process():
+                    self.check_open()       # a callback forked: the rest of the batch is for the parent
                 cqe = &self.batch[self.batch_next]
                 self.batch_next += 1
-                try:
-                    if self._debug:
-                        self.deliver_timed(cqe)
-                    else:
-                        self.ops.deliver(cqe)
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as exc:
-                    self.call_exception_handler({"message": "Exception while a completion was handled", "exception": exc})
+                self.deliver(cqe)
             if reaped >= self.ring.cq_entries:
                 return 0            # timers and callbacks get their turn even under a flood
             self.batch_next = 0
@@ -320,6 +343,18 @@ cdef class LoopCore:
             if self.batch_count == 0:
                 return 0
             reaped += self.batch_count
+
+    cdef int deliver(self, io_uring_cqe *cqe) except -1:
+        try:
+            if self._debug:
+                self.deliver_timed(cqe)
+            else:
+                self.ops.deliver(cqe)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.call_exception_handler({"message": "Exception while a completion was handled", "exception": exc})
+        return 0
 
     cdef int deliver_timed(self, io_uring_cqe *cqe) except -1:
         owner = self.ops.owner_of(cqe.user_data)
@@ -330,13 +365,14 @@ cdef class LoopCore:
             logger.warning("Executing %r took %.3f seconds", owner, spent)
         return 0
 
-    cdef int run_timers(self) except -1:
+    cdef list take_due(self):
+        """The timers that are due, out of the heap, or None."""
         cdef double limit
         cdef TimerHandle handle
         cdef TimerHeap timers = self.timers
         cdef list due = None
         if not timers.items:
-            return 0
+            return None
         if timers.cancelled > 100 and timers.cancelled * 2 > len(timers.items):
             timers.drop_cancelled()
         limit = self.now() + self._clock_resolution
@@ -348,9 +384,7 @@ cdef class LoopCore:
             if due is None:
                 due = []
             due.append(handle)
-        if due is not None:
-            self.run_handles(due)       # timers that these set wait for the next turn, also when they are due already
-        return 0
+        return due
 
     cdef int run_ready(self) except -1:
         # Only what is ready now: callbacks that these add wait for the next turn, so that completions are not starved.
@@ -380,7 +414,7 @@ cdef class LoopCore:
             handle = None
         finally:
             if index < count:
-                self.ready = handles[index:] + self.ready
+                self.ready[0:0] = handles[index:]       # in place: another thread may be about to append
             handles.clear()
         return 0
 
@@ -445,80 +479,144 @@ cdef class LoopCore:
 
     # -- threads, processes, end --------------------------------------------------------------------------------------------------------
 
-    def _attach(self):
-        """Make the calling thread the one that submits. Called when the loop starts to run."""
+    def _check_usable(self):
+        """Raise RuntimeError where this loop is closed or belongs to the parent process."""
+        self.check_open()
+
+    cdef int attach(self) except -1:
+        """Make the calling thread the one that submits."""
         cdef long thread = syscall(SYS_gettid)
         self.check_open()
-        if self.ring_thread == 0:
-            self.ring.enable()
-            self.ring_thread = thread
-        elif self.ring_thread != thread:
-            self.move_ring()
-            self.ring_thread = thread
-        self.ring.adopt_fd()
         self.ops.issuer = PyThread_get_thread_ident()
+        try:
+            if self.ring_thread == 0:
+                self.ring.enable()
+                self.ring_thread = thread
+                self.ring.adopt_fd()
+            elif self.ring_thread != thread or self.ring.adopt_fd() == -EEXIST:
+                self.move_ring()
+        except BaseException:
+            self.ring.disown_fd()
+            self.ops.issuer = 0
+            raise
+        return 0
 
-    def _detach(self):
+    cdef int detach(self) except -1:
         """The loop stops running: submit what its last callbacks asked for, and let go of the thread."""
         if self.ring.foreign_process():
-            return
-        self.flush_all()
-        self.submit_now()
-        self.ring.disown_fd()
-        self.ops.issuer = 0
+            return 0
+        try:
+            self.flush_all()
+            self.submit_now()
+        finally:
+            self.ring.disown_fd()
+            self.ops.issuer = 0
+        return 0
 
     cdef move_ring(self):
         """The loop runs in another thread than before, which the kernel does not let submit to the old ring: go on with a new one.
 
-        What has completed is dispatched first. Closing the old ring ends its other requests without having moved a byte (receives and
-        sends happen only inside its thread's own enters), so their owners begin them again on the new one.
+        What had completed is delivered. Closing the old ring ends its other requests without having moved a byte (receives and sends
+        happen only inside its thread's own enters), so their owners begin them again on the new one.
         """
         cdef Ring old = self.ring
         cdef Ring new = Ring()
+        cdef uint32_t count = self.batch_count - self.batch_next, index
+        cdef io_uring_cqe cancelled
+        cdef io_uring_cqe *completed
+        cdef list requests
+        interrupt = None
         new.enable()
-        self.dispatch()
+        requests = self.ops.live_requests()
+        completed = <io_uring_cqe *>PyMem_RawMalloc((count + old.cq_entries) * sizeof(io_uring_cqe))
+        if completed == NULL:
+            raise MemoryError("no memory for the completions of a loop that moves to another thread")
+        memcpy(completed, &self.batch[self.batch_next], count * sizeof(io_uring_cqe))
+        count += old.reap(completed + count, old.cq_entries)
+        self.batch_next = self.batch_count = 0
         old.close()
-        self.ring = new
+        # From here on requests begin on the new ring, also those that the owners of what had completed begin now.
+        self.ring = self.ops.ring = new
+        self.ring_thread = syscall(SYS_gettid)
         self.stream_buffers = None
         self.datagram_buffers = None
-        self.ops.replace_ring(new)
+        new.adopt_fd()
+        for index in range(count + len(requests)):
+            if index >= count:
+                cancelled.user_data = requests[index - count]
+                cancelled.res = -ECANCELED
+                cancelled.flags = 0
+                if not self.ops.is_live(cancelled.user_data):
+                    continue            # what had completed was its last
+            try:
+                self.deliver(&completed[index] if index < count else &cancelled)
+            except (SystemExit, KeyboardInterrupt) as exc:
+                interrupt = exc         # not before every owner has heard that the old ring is gone
+        PyMem_RawFree(completed)
+        if interrupt is not None:
+            raise interrupt
 
     def _close_ring(self):
         """End every request, wait for the last CQEs, free the ring. The loop is closed afterwards."""
         cdef bint forked = self.ring.foreign_process()
-        self.ready.clear()
-        self.timers.clear()
-        if not forked and (self.ring_thread == 0 or self.ring_thread == syscall(SYS_gettid)):
-            self.finish_requests()
-        self.ops.closed = True
-        self.flush_list.clear()
-        self.ring.close()
-        self.ops.abandon()
-        self.wake_pipe.close()
-        self.wake_write_fd = -1
+        cdef bint ended = True
+        if self.ring_closing:
+            return              # by another thread that waits in here, or by us: a destructor called close() again
+        self.ring_closing = True
+        try:
+            self.ready.clear()
+            self.timers.clear()
+            if forked:
+                pass            # the queues are the parent's
+            elif self.ring_thread == 0 or self.ring_thread == syscall(SYS_gettid):
+                ended = self.finish_requests()
+            else:
+                self.discard_completed()
+        finally:
+            self.ops.closed = True
+            self.flush_list.clear()
+            self.ring.close()
+            if ended:
+                self.ops.abandon()
+            else:
+                Py_INCREF(self.ops)     # and with it the owners of what did not end: the kernel may still write there
+            self.wake_pipe.close()
+            self.wake_write_fd = -1
 
-    cdef finish_requests(self):
+    cdef int discard_completed(self) except -1:
+        while True:
+            while self.batch_next < self.batch_count:
+                self.batch_next += 1
+                self.ops.discard(&self.batch[self.batch_next - 1])
+            self.batch_next = 0
+            self.batch_count = self.ring.reap(self.batch, BATCH_CQES)
+            if self.batch_count == 0:
+                return 0
+
+    cdef bint finish_requests(self) except -1:
+        """Cancel everything and wait for the last CQEs. False: some did not come in time."""
+        cdef double deadline
+        cdef int rc
         if self.ring_thread == 0:
             self.ring.enable()
             self.ring_thread = syscall(SYS_gettid)
         self.ops.issuer = PyThread_get_thread_ident()
         self.ops.cancel_all()
         self.ops.closed = True
-        for _round in range(CLOSE_WAIT_ROUNDS):
-            while self.batch_next < self.batch_count:
-                self.ops.discard(&self.batch[self.batch_next])
-                self.batch_next += 1
-            self.batch_next = 0
-            self.batch_count = self.ring.reap(self.batch, BATCH_CQES)
-            if self.batch_count:
-                continue
+        deadline = self.now() + CLOSE_WAIT_LONGEST_S
+        while True:
+            self.discard_completed()
             if self.ops.in_flight == 0:
-                return
+                return True
+            if self.now() >= deadline:
+                break
             with nogil:
-                self.ring.enter(1, CLOSE_WAIT_NS)
+                rc = self.ring.enter(1, CLOSE_WAIT_NS)
+            if rc < 0 and rc != -EINTR and rc != -ETIME and rc != -EAGAIN and rc != -EBUSY:
+                break
         logger.warning("%d requests did not end within %.1f s of the loop's close; their memory is kept", self.ops.in_flight,
-                       CLOSE_WAIT_ROUNDS * CLOSE_WAIT_NS * 1e-9)
-        Py_INCREF(self.ops)     # the kernel may still write there
+                       CLOSE_WAIT_LONGEST_S)
+        return False
 
     def ring_stats(self):
         """Counters of this loop: turns, enters, requests in flight (slots_in_use), free and total receive buffers, stale CQEs."""

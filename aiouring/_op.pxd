@@ -46,6 +46,7 @@ cdef class OpTable:
 
     cdef int check(self) except -1
     cdef io_uring_sqe *sqe_or_flush(self) except NULL
+    cdef int flush_full_queue(self) except -1
     cdef int grow(self) except -1
     cdef op_slot *find(self, uint64_t request) noexcept
     cdef void release(self, op_slot *slot, uint32_t index) noexcept
@@ -55,7 +56,7 @@ cdef class OpTable:
     cdef object owner_of(self, uint64_t request)
     cdef int abandon(self) except -1
     cdef int cancel_all(self) except -1
-    cdef int replace_ring(self, Ring ring) except -1
+    cdef list live_requests(self)
 
 # The one way from a CQE's negative result to an exception: the OSError subclass that the errno stands for.
 cdef object os_error(int32_t res)

@@ -11,7 +11,7 @@ user_data: bits 0-31 the slot, bits 32-55 its generation (never 0), bits 56-63 t
 
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EAGAIN, EBUSY, EINTR
+from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from posix.unistd cimport close as posix_close
 
@@ -69,27 +69,26 @@ cdef class OpTable:
 
     cdef io_uring_sqe *sqe_or_flush(self) except NULL:
         cdef io_uring_sqe *sqe = self.ring.next_sqe()
-        cdef int rc
         while sqe == NULL:
-            if self.issuer == 0:
-                raise RuntimeError(f"{self.ring.sq_entries} requests are queued on a loop that does not run: run it to submit them")
-            with nogil:
-                rc = self.ring.enter(0, 0)
-            if rc < 0 and rc != -EINTR and rc != -EAGAIN and rc != -EBUSY:
-                raise OSError(-rc, "io_uring_enter failed while the full submission queue was flushed")
+            self.flush_full_queue()
             sqe = self.ring.next_sqe()
         return sqe
 
-    cdef int reserve(self, uint32_t count) except -1:
+    cdef int flush_full_queue(self) except -1:
+        # Between two runs this works in the thread that ran the loop last: closing thousands of transports there must not fail halfway.
         cdef int rc
+        with nogil:
+            rc = self.ring.enter(0, 0)
+        if rc == -EEXIST or rc == -EBADFD:      # another thread's ring, or one that was never enabled
+            raise RuntimeError(f"{self.ring.sq_entries} requests are queued on a loop that does not run: run it to submit them")
+        if rc < 0 and rc != -EINTR and rc != -EAGAIN and rc != -EBUSY:
+            raise OSError(-rc, "io_uring_enter failed while the full submission queue was flushed")
+        return 0
+
+    cdef int reserve(self, uint32_t count) except -1:
         self.check()
         while self.ring.sq_entries - self.ring.queued() < count:
-            if self.issuer == 0:
-                raise RuntimeError("the submission queue of a loop that does not run is full: run it to submit")
-            with nogil:
-                rc = self.ring.enter(0, 0)
-            if rc < 0 and rc != -EINTR and rc != -EAGAIN and rc != -EBUSY:
-                raise OSError(-rc, "io_uring_enter failed while the full submission queue was flushed")
+            self.flush_full_queue()
         return 0
 
     cdef io_uring_sqe *begin(self, object owner, completion_fn complete, uint32_t tag) except NULL:
@@ -133,9 +132,10 @@ cdef class OpTable:
         if slot == NULL or slot.withdrawn:
             return 0
         self.check()
-        if self.ring.sqe_is_queued(slot.sq_position):
+        sqe = &self.ring.sqes[slot.sq_position & self.ring.sq_mask]
+        # A request that lives for 2^32 others sees its position come round again, with somebody else's SQE in it: compare the ids too.
+        if self.ring.sqe_is_queued(slot.sq_position) and sqe.user_data == request:
             # The kernel has not seen it: it becomes a NOP where it stands, so that not one byte moves, and deliver() reports ECANCELED.
-            sqe = &self.ring.sqes[slot.sq_position & self.ring.sq_mask]
             chain = sqe.flags & <uint8_t>(IOSQE_IO_LINK | IOSQE_IO_HARDLINK)
             sqe.opcode = IORING_OP_NOP
             sqe.flags = chain
@@ -196,7 +196,7 @@ cdef class OpTable:
         cdef op_slot *slot = self.find(cqe.user_data)
         if slot == NULL:
             return 0
-        if slot.tag & TAG_RETURNS_FD and cqe.res >= 0:
+        if slot.tag & TAG_RETURNS_FD and cqe.res >= 0 and not slot.withdrawn:     # a withdrawn one's 0 is the NOP's, not descriptor 0
             posix_close(cqe.res)
         if not cqe.flags & IORING_CQE_F_MORE:
             self.drop(slot, <uint32_t>cqe.user_data)
@@ -230,9 +230,8 @@ cdef class OpTable:
         sqe.op_flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL
         return 0
 
-    cdef int replace_ring(self, Ring ring) except -1:
-        """Go on with `ring`; requests of the old one, whose descriptor is closed, end with -ECANCELED so that their owners begin again."""
-        cdef io_uring_cqe cqe
+    cdef list live_requests(self):
+        """The ids of all requests in flight."""
         cdef uint32_t index
         cdef op_slot *slot
         cdef list requests = []
@@ -240,13 +239,7 @@ cdef class OpTable:
             slot = &self.chunks[index // CHUNK_SLOTS][index % CHUNK_SLOTS]
             if slot.owner != NULL:
                 requests.append((<uint64_t>slot.generation << 32) | index)
-        self.ring = ring
-        for request in requests:
-            cqe.user_data = request
-            cqe.res = -ECANCELED
-            cqe.flags = 0
-            self.deliver(&cqe)
-        return 0
+        return requests
 
     def __dealloc__(self):
         cdef uint32_t index

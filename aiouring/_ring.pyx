@@ -270,16 +270,19 @@ cdef class Ring:
     cdef int adopt_fd(self) noexcept:
         """Register the ring's descriptor with the calling thread, which saves its look-up in every enter.
 
-        The registration pins the ring until this thread drops it or ends, so it lasts only while the loop runs.
+        The registration pins the ring until this thread drops it or ends, so it lasts only while the loop runs. Returns -EEXIST when
+        the ring's issuer is another thread (which may be one that ended and had the same thread id); other failures cost nothing.
         """
         cdef io_uring_rsrc_update update
+        cdef int rc
         memset(&update, 0, sizeof(update))
         update.offset = <uint32_t>-1
         update.data = <uint64_t>self.fd
-        if self.register(IORING_REGISTER_RING_FDS, &update, 1) == 1:
+        rc = self.register(IORING_REGISTER_RING_FDS, &update, 1)
+        if rc == 1:
             self.enter_fd = <int>update.offset
             self.enter_flags = IORING_ENTER_REGISTERED_RING
-        return 0
+        return rc
 
     cdef int disown_fd(self) noexcept:
         cdef io_uring_rsrc_update update
@@ -366,6 +369,8 @@ cdef class BufferRing:
     cdef void give_back(self, uint32_t cqe_flags) noexcept nogil:
         cdef uint16_t bid = <uint16_t>(cqe_flags >> IORING_CQE_BUFFER_SHIFT)
         cdef io_uring_buf *slot = &self.slots[self.tail & (self.entries - 1)]
+        if self.ring.foreign_process():
+            return              # a callback forked, and its child comes back here: these pages are the parent's alone (DONTFORK)
         slot.addr = <uint64_t>(self.memory + <size_t>bid * self.buffer_size)
         slot.len = self.buffer_size
         slot.bid = bid

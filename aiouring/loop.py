@@ -30,17 +30,13 @@ class Loop(NetworkMixin, DatagramMixin, SockMixin, ProcessMixin, SignalMixin, Po
 
     def run_forever(self) -> None:
         """Run until stop() is called."""
-        self._check_closed()
+        self._check_usable()
         self._check_running()
-        self._attach()
+        self._watch_signals()
         try:
-            self._watch_signals()
-            try:
-                super().run_forever()
-            finally:
-                self._unwatch_signals()
+            super().run_forever()  # its _run_once() takes the ring for this thread and lets go of it
         finally:
-            self._detach()
+            self._unwatch_signals()
 
     def close(self) -> None:
         """Cancel what is in flight, wait for its end, and free the ring, its buffers and descriptors. May be called twice."""

@@ -226,3 +226,4 @@ cdef extern from "<errno.h>" nogil:
     int ETIME
     int EALREADY
     int EBADR
+    int EBADFD
