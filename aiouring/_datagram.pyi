@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from aiouring._loop import Flushable, LoopCore
@@ -24,20 +23,8 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
     def get_write_buffer_size(self) -> int: ...
 
 class DatagramMixin:
-    async def create_datagram_endpoint(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        local_addr: Any = None,
-        remote_addr: Any = None,
-        *,
-        reuse_address: bool = ...,
-        family: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-        reuse_port: bool | None = None,
-        allow_broadcast: bool | None = None,
-        sock: socket.socket | None = None,
-    ) -> tuple[asyncio.DatagramTransport, Any]: ...
+    # asyncio's arguments, and reuse_address
+    async def create_datagram_endpoint(self, *args: Any, **arguments: Any) -> Any: ...
     def _make_datagram_transport(
         self,
         sock: socket.socket,

@@ -44,7 +44,10 @@ class Loop(NetworkMixin, DatagramMixin, SockMixin, ProcessMixin, SignalMixin, Po
         finally:
             self._detach()
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    _default_executor: concurrent.futures.Executor | None
+    _executor_shutdown_called: bool
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """Run `func(*args)` in `executor`, or in the loop's own (None), whose threads are named `aiouring_0` and so on."""
         if executor is None and self._default_executor is None and not self.is_closed() and not self._executor_shutdown_called:
             self._default_executor = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="aiouring")
