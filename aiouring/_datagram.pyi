@@ -23,6 +23,8 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
     def get_write_buffer_size(self) -> int: ...
 
 class DatagramMixin:
+    # asyncio's arguments, and reuse_address
+    async def create_datagram_endpoint(self, *args: Any, **arguments: Any) -> Any: ...
     def _make_datagram_transport(
         self,
         sock: socket.socket,

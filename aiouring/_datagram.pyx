@@ -5,8 +5,9 @@ Used by asyncio.BaseEventLoop.create_datagram_endpoint (through DatagramMixin) a
 
 A receive, internet families: one multishot RECVMSG with provided buffers stays armed. The kernel writes io_uring_recvmsg_out, the sender's
 address and the payload into a buffer; the payload is copied once, exactly sized, and the buffer goes back. Unix datagrams may be larger
-than those buffers: they come by single RECVMSGs into a buffer of the transport's own. What came is kept in `arrivals`, and one ready
-callback hands it all to the protocol: so callbacks that were ready before the datagram came run before it is seen, as in asyncio.
+than those buffers: they come by single RECVMSGs into a buffer of the transport's own. The protocol gets a datagram while its CQE is handled,
+which is its place in asyncio's order: before a timer that is due in the same turn. What comes after a pause_reading() waits in `arrivals`
+for a ready callback, and as long as something waits there nothing more is asked for: so it stays within what one receive brings.
 
 A send: sendto() queues, and what was sent in a turn goes out at its end, in order: a batch of SENDMSG requests, one batch in flight. All
 are tried at once (MSG_DONTWAIT): the kernel must never keep one for later, because a unix datagram that waits inside io_uring has had its
@@ -78,6 +79,7 @@ cdef enum:
     QUEUE_COMPACT_AT = 1024
 
 cdef double ROOM_RETRY_SECONDS = 0.001
+cdef object UNSET = object()
 
 # Since 3.13 asyncio sends empty datagrams, and counts a header for each datagram in the write buffer.
 cdef bint SENDS_EMPTY = sys.version_info >= (3, 13)
@@ -92,7 +94,7 @@ cdef struct send_request:
 
 cdef class DatagramCore(Flushable):
     cdef LoopCore loop
-    cdef object shell, sock, protocol, context, address, peername, error, lost_context
+    cdef object shell, sock, protocol, context, address, peername, error
     cdef int fd, family
     cdef bint connected                 # datagrams go out without an address
     cdef bint reading, paused, delivery_scheduled, closing, aborted, lost_scheduled, protocol_paused
@@ -146,13 +148,16 @@ cdef class DatagramCore(Flushable):
         return self.sent(tag, res)
 
     cdef int flush(self) except -1:
-        if self.receive_request == 0 and self.reading and not self.paused and not self.closing:
+        if self.receive_request == 0 and self.wants_datagrams():
             self.arm_receive()
         if self.batch_left == 0 and len(self.queue) and not self.waits_for_room():
             self.send_batch()
         return 0
 
     # -- receiving --------------------------------------------------------------------------------------------------------------------
+
+    cdef bint wants_datagrams(self) noexcept:
+        return self.reading and not self.paused and not self.closing and len(self.arrivals) == 0
 
     def start_reading(self):
         if not self.closing:
@@ -202,8 +207,8 @@ cdef class DatagramCore(Flushable):
     cdef int receive_ended(self, int32_t res) except -1:
         if self.closing:
             return self.finish()
-        if self.paused:
-            return 0
+        if not self.wants_datagrams():
+            return 0                    # deliver() or resume_reading() goes on
         if res == -EBADF or res == -ENOTSOCK:
             return 0                    # somebody closed the descriptor under us; asyncio hears no more of it either
         if res == -ENOBUFS and self.received_since_arming:
@@ -244,8 +249,30 @@ cdef class DatagramCore(Flushable):
 
     cdef int arrived(self, object item) except -1:
         self.received_since_arming += 1
-        self.arrivals.append(item)
-        return self.schedule_delivery()
+        if self.paused or len(self.arrivals):
+            self.arrivals.append(item)
+            return self.schedule_delivery()
+        PyContext_Enter(self.context)
+        try:
+            self.hand_over(item)
+        finally:
+            PyContext_Exit(self.context)
+        return 0
+
+    cdef int hand_over(self, object item) except -1:
+        """Call the protocol, in the transport's context."""
+        try:
+            if isinstance(item, tuple):
+                data, sender = <tuple>item
+                self.protocol.datagram_received(data, sender)
+            else:
+                self.protocol.error_received(os_error(item))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            method = "datagram_received" if isinstance(item, tuple) else "error_received"
+            self.report(exc, f"Exception in callback protocol.{method}()")
+        return 0
 
     cdef int schedule_delivery(self) except -1:
         if not self.delivery_scheduled and not self.paused and not self.closing and len(self.arrivals):
@@ -254,7 +281,7 @@ cdef class DatagramCore(Flushable):
         return 0
 
     def deliver(self):
-        """Hand over what arrived, in order, as long as nobody pauses or closes. Runs in the transport's context."""
+        """Hand over what came after a pause, in order, as long as nobody pauses again or closes. Runs in the transport's context."""
         cdef list arrivals = self.arrivals
         cdef Py_ssize_t index = 0
         self.delivery_scheduled = False
@@ -262,20 +289,12 @@ cdef class DatagramCore(Flushable):
             while index < len(arrivals) and not self.paused and not self.closing:
                 item = arrivals[index]
                 index += 1
-                try:
-                    if isinstance(item, tuple):
-                        data, sender = <tuple>item
-                        self.protocol.datagram_received(data, sender)
-                    else:
-                        self.protocol.error_received(os_error(item))
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as exc:
-                    method = "datagram_received" if isinstance(item, tuple) else "error_received"
-                    self.report(exc, f"Exception in callback protocol.{method}()")
+                self.hand_over(item)
         finally:
             del arrivals[:index]
             self.schedule_delivery()        # a KeyboardInterrupt came between
+            if self.receive_request == 0 and self.wants_datagrams():
+                self.loop.schedule_flush(self)
 
     def pause_reading(self):
         if self.closing or self.paused:
@@ -529,7 +548,6 @@ cdef class DatagramCore(Flushable):
         self.loop.check_open()
         self.loop.ops.check()
         self.closing = True
-        self.lost_context = PyContext_CopyCurrent()
         # What waits for the end of this turn would in asyncio have been sent by now, so it does not count as a filled buffer.
         if self.batch_left == 0 and not self.waits_for_room():
             self.conn_lost += 1
@@ -547,7 +565,6 @@ cdef class DatagramCore(Flushable):
         if self.conn_lost == 0:
             self.error = error
         self.conn_lost += 1
-        self.lost_context = PyContext_CopyCurrent()
         self.loop.ops.cancel(self.receive_request)
         if self.batch_left or self.waits_for_room():
             self.dropping = True
@@ -568,7 +585,7 @@ cdef class DatagramCore(Flushable):
         self.lost_scheduled = True
         if self.conn_lost == 0:
             self.conn_lost = 1
-        self.loop.add_ready(self.call_connection_lost, (), self.lost_context)
+        self.loop.add_ready(self.call_connection_lost, (), self.context)
         return 0
 
     def call_connection_lost(self):
@@ -577,7 +594,7 @@ cdef class DatagramCore(Flushable):
         finally:
             self.sock.close()
             # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
-            self.sock = self.protocol = self.shell = self.error = self.lost_context = None
+            self.sock = self.protocol = self.shell = self.error = None
             self.last_sender = self.last_target = None
             self.arrivals.clear()
             self.last_name_bytes = 0
@@ -618,8 +635,8 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
         core.connected = bool(core.peername)
         core.protocol = protocol
         loop._transports[core.fd] = self
-        loop.add_ready(protocol.connection_made, (self,), None)
-        loop.add_ready(core.start_reading, (), None)
+        loop.add_ready(protocol.connection_made, (self,), core.context)
+        loop.add_ready(core.start_reading, (), core.context)
         if waiter is not None:
             loop.add_ready(asyncio.futures._set_result_unless_cancelled, (waiter, None), None)
 
@@ -721,6 +738,16 @@ class PolledDatagramTransport(selector_events._SelectorDatagramTransport, asynci
 
 class DatagramMixin:
     """Datagram endpoints of the loop: the hook that asyncio.BaseEventLoop.create_datagram_endpoint() calls."""
+
+    async def create_datagram_endpoint(self, protocol_factory, local_addr=None, remote_addr=None, *, reuse_address=UNSET, **arguments):
+        """As asyncio's, and `reuse_address` is taken as asyncio took it before 3.11: ValueError if true, DeprecationWarning if false."""
+        if reuse_address is not UNSET:
+            if reuse_address:
+                raise ValueError("reuse_address=True is refused: with SO_REUSEADDR on a UDP socket any process may bind the same address "
+                                 "and take this one's datagrams. Leave it out; use reuse_port=True where several sockets shall share a port")
+            warnings.warn("reuse_address has had no effect since Python 3.5.10 and asyncio took it away in 3.11: leave it out",
+                          DeprecationWarning, stacklevel=2)
+        return await super().create_datagram_endpoint(protocol_factory, local_addr, remote_addr, **arguments)
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)

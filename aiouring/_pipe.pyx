@@ -452,7 +452,12 @@ cdef class WritePipeCore(PipeCore):
 
     def abort(self):
         if not self.request and self.queue and not self.aborted:
-            # asyncio's write() hands the kernel at once what the pipe takes, and an abort drops only the rest.
+            # asyncio's write() hands the kernel at once what the pipe takes, and an abort drops only the rest. One request has room for
+            # IOVECS_MAX pieces, and there is no second one.
+            if len(self.queue) > IOVECS_MAX:
+                joined = b"".join(self.queue)
+                self.queue.clear()
+                self.queue.append(joined)
             self.flush()
             self.loop.submit_now()
         self.shut(None)

@@ -25,13 +25,12 @@ import os
 import stat
 from asyncio import exceptions
 
-cdef extern from "<sys/socket.h>" nogil:
-    int MSG_WAITALL
-
 cdef enum:
     PIECE_BYTES = 128 * 1024
     TAG_READ = 1
     TAG_SEND = 2
+
+cdef object FILE_OFFSET_MAX = 2**63 - 1
 
 
 @cython.final
@@ -94,7 +93,7 @@ cdef class Sendfile(SocketOperation):
     cdef int begin_send(self) except -1:
         cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Sendfile.piece_complete, TAG_SEND)
         prep_send(sqe, self.fd, self.memory + self.send_from * PIECE_BYTES + self.sent,
-                  <uint32_t>(self.filled[self.send_from] - self.sent), MSG_WAITALL)
+                  <uint32_t>(self.filled[self.send_from] - self.sent), 0)     # no MSG_WAITALL: see _sock
         self.request = sqe.user_data
         return 0
 
@@ -195,15 +194,17 @@ async def sendfile(loop, sock, file, offset, count):
     if not os.get_blocking(file_fd):
         # READ on an O_NONBLOCK file would answer EAGAIN for what is not in the page cache.
         raise exceptions.SendfileNotAvailableError("the file is open with O_NONBLOCK")
-    # A duplicate: when the file is closed between a READ's queueing and its submission, its number may be another file's.
-    file_fd = os.dup(file_fd)
+    if offset > FILE_OFFSET_MAX or count is not None and count > FILE_OFFSET_MAX:
+        # Before the operation is made: one that is never awaited says so. The same error as os.sendfile()'s.
+        raise OverflowError("Python int too large to convert to C long")
     operation = Sendfile.__new__(Sendfile)
     operation.loop = <LoopCore>loop
     operation.sock = sock
     operation.file = file
-    operation.file_fd = file_fd
     operation.offset = offset
     operation.left = -1 if count is None else count
+    # A duplicate: when the file is closed between a READ's queueing and its submission, its number may be another file's.
+    file_fd = operation.file_fd = os.dup(file_fd)
     try:
         return await operation
     finally:

@@ -8,8 +8,10 @@ socket takes a provided buffer instead, for most such calls ask for 64 KiB, wait
 data and not while there is none. A socket that fills whole buffers is in bulk transfer and receives into bytes objects of up to
 256 KiB, until it delivers little again. sock_recv_into() and its like receive straight into the caller's buffer.
 
-Sending: one SEND with MSG_WAITALL for each sock_sendall(): the kernel goes on after a short send by itself. The caller's buffer is
-exported (locked against resizing) until the last CQE.
+Sending: one SEND after the other until a sock_sendall() is through. Not one with MSG_WAITALL, which would go on after a short send by
+itself: what it has sent already is unknown when its ring is replaced, and would be sent twice. Datagrams are only tried (MSG_DONTWAIT), and
+a poll request waits for room: a unix datagram that waits inside io_uring has had its bytes read by the first attempt and goes out empty
+in the end (seen on 6.18). The caller's buffer is exported (locked against resizing) until the last CQE.
 
 Address families that `_address` does not know are left to the socket module, which is called when POLL_ADD says that it will not block.
 """
@@ -18,7 +20,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
-from libc.errno cimport ENOBUFS
+from libc.errno cimport EAGAIN, ENOBUFS
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -34,7 +36,7 @@ from aiouring._address cimport (
     to_sockaddr,
 )
 from aiouring._loop cimport LoopCore
-from aiouring._prep cimport prep_recv, prep_recv_buffer, prep_recvmsg, prep_send, prep_sendmsg
+from aiouring._prep cimport prep_poll_add, prep_recv, prep_recv_buffer, prep_recvmsg, prep_send, prep_sendmsg
 from aiouring._ring cimport BufferRing
 from aiouring._sockconn cimport accept_operation, connect_operation, poll_operation
 from aiouring._sockop cimport WAITING, SocketOperation, SocketUse, socket_family
@@ -56,7 +58,7 @@ cdef extern from "Python.h":
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOCK_STREAM
-    int MSG_WAITALL
+    int MSG_DONTWAIT
 
 cdef extern from "<poll.h>" nogil:
     int POLLIN
@@ -66,6 +68,8 @@ cdef enum:
     RECV_DIRECT_MAX = 4096          # up to here a bytes object of the asked size waits with the receive
     RECV_BULK_MAX = 256 * 1024
     REQUEST_BYTES_MAX = 0x7FFFF000  # the kernel's own limit for one read or write
+
+cdef double ROOM_RETRY_SECONDS = 0.001
 
 
 # -- receiving --------------------------------------------------------------------------------------------------------------------------
@@ -412,11 +416,62 @@ cdef class SendOperation(SocketOperation):
     cdef object data
     cdef Py_buffer view
     cdef bint has_view
+    cdef bint polling               # the request in flight is a poll request that waits for room
+    cdef bint polled                # it said that there is room
+    cdef object room_timer          # the same where polling does not help
 
     cdef int stop(self) except -1:
+        if self.room_timer is not None:
+            self.room_timer.cancel()
+            self.room_timer = self.loop.add_ready(self._room_timer_fired, (), None)     # again() knows what happened
+            return 0
         # asyncio tries to send at the call's first step, and a cancel can only come later: here, too, what fits is sent.
         self.loop.submit_now()
         return SocketOperation.stop(self)
+
+    cdef bint idle(self) noexcept:
+        return self.request == 0 and self.room_timer is None
+
+    cdef int submit(self) except -1:
+        cdef io_uring_sqe *sqe
+        if not self.polling:
+            return self.submit_send(0 if self.kind() == SOCK_STREAM else MSG_DONTWAIT)
+        sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+        prep_poll_add(sqe, self.fd, POLLOUT)
+        self.request = sqe.user_data
+        return 0
+
+    cdef int submit_send(self, uint32_t msg_flags) except -1:
+        raise NotImplementedError
+
+    cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
+        if self.polling and res >= 0:
+            self.polling = False
+            self.polled = True
+            return self.again()
+        if res == -EAGAIN:
+            if not self.polled:
+                self.polling = True
+                return self.again()
+            # A unix socket that is not connected counts as writable even when the peer's queue is full, and nothing tells when it is
+            # not. asyncio spins there.
+            self.polled = False
+            self.room_timer = self.loop.call_later(ROOM_RETRY_SECONDS, self._room_timer_fired)
+            return 0
+        if res < 0:
+            return self.fail_errno(-res)
+        self.polled = False
+        return self.bytes_sent(res)
+
+    cdef int bytes_sent(self, int32_t count) except -1:
+        raise NotImplementedError
+
+    def _room_timer_fired(self):
+        self.room_timer = None
+        try:
+            self.again()
+        except RuntimeError as exc:
+            self.fail(exc)
 
     cdef int get_view(self) except -1:
         PyObject_GetBuffer(self.data, &self.view, PyBUF_SIMPLE)
@@ -446,17 +501,14 @@ cdef class SendAll(SendOperation):
         self.get_view()
         return self.submit()
 
-    cdef int submit(self) except -1:
+    cdef int submit_send(self, uint32_t msg_flags) except -1:
         cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
-        prep_send(sqe, self.fd, <char *>self.view.buf + self.sent, <uint32_t>min(self.view.len - self.sent, REQUEST_BYTES_MAX),
-                  MSG_WAITALL)
+        prep_send(sqe, self.fd, <char *>self.view.buf + self.sent, <uint32_t>min(self.view.len - self.sent, REQUEST_BYTES_MAX), msg_flags)
         self.request = sqe.user_data
         return 0
 
-    cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
-        if res < 0:
-            return self.fail_errno(-res)
-        self.sent += res
+    cdef int bytes_sent(self, int32_t count) except -1:
+        self.sent += count
         if self.sent < self.view.len:
             return self.again()
         return self.finish(None)
@@ -503,7 +555,7 @@ cdef class SendTo(SendOperation):
         except RuntimeError as exc:
             self.fail(exc)
 
-    cdef int submit(self) except -1:
+    cdef int submit_send(self, uint32_t msg_flags) except -1:
         cdef io_uring_sqe *sqe
         self.part.iov_base = self.view.buf
         self.part.iov_len = min(self.view.len, REQUEST_BYTES_MAX)
@@ -513,14 +565,12 @@ cdef class SendTo(SendOperation):
         self.header.msg_name = &self.address
         self.header.msg_namelen = self.address_length
         sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
-        prep_sendmsg(sqe, self.fd, &self.header, 0)
+        prep_sendmsg(sqe, self.fd, &self.header, msg_flags)
         self.request = sqe.user_data
         return 0
 
-    cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
-        if res < 0:
-            return self.fail_errno(-res)
-        return self.finish(res)
+    cdef int bytes_sent(self, int32_t count) except -1:
+        return self.finish(count)
 
     cdef int stop(self) except -1:
         if self.resolving is not None:
@@ -529,7 +579,7 @@ cdef class SendTo(SendOperation):
         return SendOperation.stop(self)
 
     cdef bint idle(self) noexcept:
-        return self.request == 0 and self.resolving is None
+        return self.resolving is None and SendOperation.idle(self)
 
 
 # -- the loop's methods -----------------------------------------------------------------------------------------------------------------

@@ -493,8 +493,8 @@ cdef class SocketOperation:
     cdef int stop_from_anywhere(self) except -1:
         """stop() for cancel() and close(), which the garbage collector and other threads also call."""
         cdef LoopCore loop = self.loop
-        if loop.ring.foreign_process() or self.idle():
-            return 0
+        if loop._closed or loop.ring.foreign_process() or self.idle():
+            return 0                    # a closed loop has ended the request, and told nobody
         if loop.ops.issuer != 0 and loop.ops.issuer != PyThread_get_thread_ident():
             loop.call_soon_threadsafe(self._stop)
             return 0

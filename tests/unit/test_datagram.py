@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 import warnings
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Iterator
@@ -941,3 +942,90 @@ async def test_another_thread_is_told_so() -> None:
         await asyncio.to_thread(server.close)
     assert not server.is_closing()
     await closed(protocol)
+
+
+# -- asyncio's order, memory, contexts ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_datagram_comes_before_a_timer_that_is_due_in_its_turn() -> None:
+    loop = asyncio.get_running_loop()
+    transport, protocol = await endpoint(local_addr=LOCAL)
+
+    def overslept() -> None:
+        # Timers run last in their turn, so the next turn begins with both: a datagram that is there, and a timer that is due.
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"first", name_of(transport))
+        time.sleep(0.01)
+        loop.call_later(-1, protocol.note, "timer")
+
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    loop.call_later(0.001, overslept)
+    await protocol.until(lambda: "timer" in protocol.calls)
+    assert protocol.calls == ["made", "received", "timer"]
+    await closed(protocol)
+
+
+async def test_pausing_at_each_datagram_leaves_the_others_in_the_socket() -> None:
+    """A peer that floods a protocol which takes one datagram a turn fills the socket's buffer and not our memory."""
+    count = 150
+
+    class OneATurn(Recorder):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            self.transport.pause_reading()
+            super().datagram_received(data, addr)
+            if len(self.datagrams) < 40:
+                asyncio.get_running_loop().call_soon(self.transport.resume_reading)
+
+    transport, protocol = await endpoint(OneATurn, local_addr=LOCAL)
+    sock = transport.get_extra_info("socket").dup()
+    with sock, socket.socket(type=socket.SOCK_DGRAM) as sender:
+        for number in range(count):
+            sender.sendto(b"%d" % number, name_of(transport))
+        await protocol.received(40)
+        left = 0
+        with pytest.raises(BlockingIOError):
+            while True:
+                sock.recv(100)
+                left += 1
+        assert left >= count - 40 - 2 * 16      # what one receive may bring: 16 buffers, and a margin
+    rest = Recorder()
+    transport.set_protocol(rest)
+    transport.resume_reading()
+    await rest.received(count - left - 40)
+    assert [int(data) for data, _ in protocol.datagrams + rest.datagrams] == list(range(count - left))
+    transport.close()
+    await ended(rest)
+
+
+async def test_all_callbacks_run_in_the_transports_context() -> None:
+    """One context, a copy of that of the creation: as uvloop's, and unlike asyncio's where connection_lost runs in that of close()."""
+    variable = contextvars.ContextVar("variable", default="outside")
+    seen: list[tuple[str, str]] = []
+
+    class Contexts(Recorder):
+        def note(self, call: str) -> None:
+            seen.append((call, variable.get()))
+            super().note(call)
+
+    variable.set("created")
+    transport, protocol = await endpoint(Contexts, local_addr=LOCAL)
+    variable.set("later")
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"data", name_of(transport))
+    await protocol.received(1)
+    await closed(protocol)
+    assert seen == [("made", "created"), ("received", "created"), ("lost", "created")]
+
+
+async def test_reuse_address_is_taken_as_asyncio_took_it_before_3_11() -> None:
+    with pytest.raises(ValueError, match="SO_REUSEADDR"):
+        await endpoint(local_addr=LOCAL, reuse_address=True)
+    with pytest.warns(DeprecationWarning, match="reuse_address") as caught:
+        transport, protocol = await endpoint(local_addr=LOCAL, reuse_address=False)
+    assert caught[0].filename == __file__
+    sock = transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+    await closed(protocol)
+    with pytest.raises(TypeError):
+        await endpoint(local_addr=LOCAL, no_such_argument=1)

@@ -953,3 +953,15 @@ def test_slots_are_returned(loop: Any) -> None:
         assert loop.ring_stats()["stale_cqes"] == 0
 
     loop.run_until_complete(main())
+
+
+def test_abort_after_many_small_writes_loses_none(loop: asyncio.AbstractEventLoop, pipe: Pipe) -> None:
+    async def main() -> None:
+        transport, writer = await open_writer(pipe[1])
+        for number in range(1000):
+            transport.write(b"%04d" % number)
+        transport.abort()
+        assert await writer.lost is None
+        assert pipe[0].read(5000) == b"".join(b"%04d" % number for number in range(1000))
+
+    loop.run_until_complete(main())

@@ -248,3 +248,12 @@ def test_wrong_arguments(loop: asyncio.AbstractEventLoop, pair: Pair, file: IO[b
                 await loop.sock_sendfile(unconnected, file)
 
     loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize(("offset", "count"), [(1 << 63, None), (0, 1 << 63), (1 << 70, None)])
+def test_numbers_beyond_a_files_offsets(
+    loop: asyncio.AbstractEventLoop, pair: Pair, file: IO[bytes], offset: int, count: int | None
+) -> None:
+    """No descriptor is left open, and nothing says that it was never awaited."""
+    with pytest.raises(OverflowError):
+        loop.run_until_complete(loop.sock_sendfile(pair[0], file, offset, count))

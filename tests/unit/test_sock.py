@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import select
 import socket
 import ssl
 import struct
@@ -736,3 +737,144 @@ def test_used_sockets_are_freed_with_their_last_reference(loop: asyncio.Abstract
         assert stats["buffers_free"] == stats["buffers_total"]
 
     loop.run_until_complete(main())
+
+
+# -- sends that wait ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_unix_messages_to_a_full_queue_go_out_whole(loop: asyncio.AbstractEventLoop, kind: int, descriptors: None) -> None:
+    """Inside io_uring a unix datagram that waits for room loses its bytes and goes out empty."""
+    left, right = socket.socketpair(socket.AF_UNIX, kind)
+    messages = [b"message %d" % number for number in range(500)]
+
+    async def send() -> None:
+        for message in messages:
+            await loop.sock_sendall(left, message)
+
+    async def main() -> None:
+        sender = asyncio.create_task(send())
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert not sender.done()
+        assert [await loop.sock_recv(right, 100) for _ in messages] == messages
+        await sender
+
+    with left, right:
+        left.setblocking(False)
+        right.setblocking(False)
+        left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        loop.run_until_complete(main())
+
+
+@pytest.fixture
+def full_unix(descriptors: None, tmp_path: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A unix datagram socket that is not connected, and one that is bound to tmp_path/"bound" and whose queue is full."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as left, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as right:
+        right.bind(str(tmp_path / "bound"))
+        left.setblocking(False)
+        right.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                left.sendto(b"full", str(tmp_path / "bound"))
+        yield left, right
+
+
+def test_sendto_waits_for_a_full_unix_queue(loop: asyncio.AbstractEventLoop, full_unix: Pair, tmp_path: Path) -> None:
+    left, right = full_unix
+
+    async def main() -> None:
+        sender = asyncio.create_task(loop.sock_sendto(left, b"last", str(tmp_path / "bound")))
+        await asyncio.sleep(0.02)       # several attempts: nothing tells when there is room
+        assert not sender.done()
+        while (data := await loop.sock_recv(right, 100)) == b"full":
+            pass
+        assert data == b"last"
+        assert await sender == 4
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_sendto_that_waits_for_a_full_unix_queue_is_given_up(
+    loop: asyncio.AbstractEventLoop, full_unix: Pair, tmp_path: Path, how: str
+) -> None:
+    left, right = full_unix
+
+    async def main() -> None:
+        sender = asyncio.create_task(loop.sock_sendto(left, b"last", str(tmp_path / "bound")))
+        await asyncio.sleep(0.005)
+        if how == "close":
+            left.close()
+            await asyncio.sleep(0.005)
+            assert not sender.done()    # as in asyncio: a call on a closed socket waits until it is cancelled
+        sender.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sender
+        while select.select([right], [], [], 0)[0]:
+            assert right.recv(100) == b"full"
+
+    loop.run_until_complete(main())
+
+
+def run_in_thread(function: Callable[[], Any]) -> None:
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as exc:
+            failed.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def test_sendall_continues_in_another_thread_without_sending_twice(descriptors: None, rng: random.Random) -> None:
+    loop = aiouring.new_event_loop()
+    left, right = socket.socketpair()
+    data = rng.randbytes(2_000_000)
+    tasks: list[asyncio.Task[None]] = []
+
+    async def begin() -> None:
+        tasks.append(await started(loop.sock_sendall(left, data)))
+
+    async def finish() -> None:
+        assert await receive_exactly(loop, right, len(data)) == data
+        await tasks.pop()
+        with pytest.raises(BlockingIOError):
+            right.recv(1)
+
+    with left, right:
+        left.setblocking(False)
+        right.setblocking(False)
+        run_in_thread(lambda: loop.run_until_complete(begin()))
+        run_in_thread(lambda: loop.run_until_complete(finish()))
+        run_in_thread(loop.close)
+
+
+def test_a_call_outlives_its_loop_in_another_thread(pair: Pair) -> None:
+    """The loop was run and closed in a thread; the call's task and its socket end in this one, in silence."""
+    left, _ = pair
+    tasks: list[asyncio.Task[bytes]] = []
+
+    def run() -> None:
+        loop = aiouring.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)      # of a pending task that is destroyed
+
+        async def receive() -> bytes:
+            return await loop.sock_recv(left, 10)
+
+        async def begin() -> None:
+            tasks.append(await started(receive()))
+
+        loop.run_until_complete(begin())
+        loop.close()
+
+    run_in_thread(run)
+    left.close()
+    tasks.clear()
+    gc.collect()
