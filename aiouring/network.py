@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiouring._listener import Listener
 from aiouring._stream import StreamTransport
-from aiouring.tls import TLSProtocol, TLSTransport, context_of
+from aiouring.tls import SSLProtocol, SSLTransport, context_of
 
 if TYPE_CHECKING:
     _Base = asyncio.BaseEventLoop
@@ -92,7 +92,7 @@ class NetworkMixin(_Base):
         self._ensure_fd_no_transport(rawsock)
         # One context for both, so that what a callback sets in it is seen by the next one.
         context = contextvars.copy_context() if context is None else context
-        ssl_protocol = TLSProtocol(
+        ssl_protocol = SSLProtocol(
             self,
             protocol,
             sslcontext,
@@ -117,7 +117,7 @@ class NetworkMixin(_Base):
         server_hostname: str | None = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> TLSTransport | None:
+    ) -> SSLTransport | None:
         """Put TLS above a connection that is open, which may be a TLS connection. Returns the transport that `protocol` uses from now on.
 
         Time-outs are in seconds. When the handshake fails or the call is cancelled, the connection is closed.
@@ -128,7 +128,7 @@ class NetworkMixin(_Base):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
         waiter: asyncio.Future[None] = self.create_future()
         context = context_of(transport)
-        ssl_protocol = TLSProtocol(
+        ssl_protocol = SSLProtocol(
             self,
             protocol,
             sslcontext,

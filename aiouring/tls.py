@@ -1,7 +1,7 @@
 """TLS above a stream transport: the protocol that the transport calls, and the transport that the application holds.
 
 Used by `network` (create_connection, create_server and their relatives, start_tls). Calls the standard `ssl` module and the public
-interface of the transport below, which is a StreamTransport or, for TLS over TLS, another TLSTransport.
+interface of the transport below, which is a StreamTransport or, for TLS over TLS, another SSLTransport.
 
 Why not asyncio.sslproto: its faults differ between Python's versions, and most of its methods would have to be replaced. What is mended:
 - after close() the application gets no more data; data on its way is discarded, so that it does not make the shutdown fail;
@@ -52,14 +52,17 @@ class State(enum.Enum):
     CLOSED = 6
 
 
-class TLSTransport(transports._FlowControlMixin):
-    """The application's end of a TLS connection. Made by create_connection, create_server, start_tls and their relatives."""
+class SSLTransport(transports._FlowControlMixin):
+    """The application's end of a TLS connection. Made by create_connection, create_server, start_tls and their relatives.
+
+    Its class has SSL in its name because programs tell TLS transports by that.
+    """
 
     # asyncio's sendfile insists on its own flow-control class, an asyncio.Transport of which only `_loop` is used here.
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.FALLBACK
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: TLSProtocol) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: SSLProtocol) -> None:
         self._loop = loop
         self._ssl_protocol = protocol
         self._closed = False
@@ -151,6 +154,10 @@ class TLSTransport(transports._FlowControlMixin):
         """Send several pieces in order; they share TLS records."""
         self.write(b"".join(list_of_data))
 
+    def _test__append_write_backlog(self, data: bytes) -> None:
+        # asyncio's and uvloop's suites put data behind a renegotiation with this, which ssl cannot start by itself.
+        self._ssl_protocol.queue(data)
+
     def write_eof(self) -> None:
         """TLS connections do not end in one direction: NotImplementedError."""
         raise NotImplementedError
@@ -159,7 +166,7 @@ class TLSTransport(transports._FlowControlMixin):
         return False
 
 
-class TLSProtocol(asyncio.Protocol):
+class SSLProtocol(asyncio.Protocol):
     """One TLS connection: the protocol of the transport below, with an OpenSSL object between two memory BIOs.
 
     `waiter` gets the end of the handshake. `call_connection_made` is false for start_tls(), whose protocol is connected already.
@@ -217,7 +224,7 @@ class TLSProtocol(asyncio.Protocol):
         self.app_eof_received = False
         self.set_app_protocol(app_protocol)
         # The two refer to each other until connection_lost().
-        self.app_transport: TLSTransport | None = TLSTransport(loop, self)
+        self.app_transport: SSLTransport | None = SSLTransport(loop, self)
 
     def set_app_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.app_protocol = protocol
@@ -420,7 +427,7 @@ class TLSProtocol(asyncio.Protocol):
         exhausted = notified = False
         try:
             while filled < view.nbytes:
-                count = self.sslobj.read(view.nbytes - filled, view[filled:])
+                count: Any = self.sslobj.read(view.nbytes - filled, view[filled:])  # the stubs say bytes; with a buffer it is a number
                 if not count:
                     notified = True
                     break
@@ -656,7 +663,7 @@ class TLSProtocol(asyncio.Protocol):
 
 def context_of(transport: Any) -> contextvars.Context:
     """The context in which a transport's callbacks run: start_tls() keeps it. A copy of the caller's for transports of other makers."""
-    if isinstance(transport, TLSTransport):
+    if isinstance(transport, SSLTransport):
         return transport._ssl_protocol.context
     context = getattr(transport, "_context", None)
     return context if isinstance(context, contextvars.Context) else contextvars.copy_context()
