@@ -352,7 +352,6 @@ class SSLProtocol(asyncio.Protocol):
 
     def handshake_failed(self, exc: Exception) -> None:
         self.stop_timer()
-        self.send_outgoing()  # the alert that tells the peer why
         self.state = State.CLOSED
         on_verifying = " on verifying the certificate" if isinstance(exc, ssl.CertificateError) else ""
         self.fatal_error(exc, "SSL handshake failed" + on_verifying)
@@ -639,6 +638,8 @@ class SSLProtocol(asyncio.Protocol):
     def fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
         if self.app_transport is not None:
             self.app_transport._closed = True
+        if isinstance(exc, ssl.SSLError):
+            self.send_outgoing()  # the alert that tells the peer why
         if self.state is not State.HANDSHAKE:  # connection_lost() looks whether the handshake was going on
             self.state = State.CLOSED
         self.close_transport_now(exc)
