@@ -684,7 +684,7 @@ class StreamTransport(transports._FlowControlMixin):
         """Bytes that were written and are not yet sent."""
         return (<StreamCore>self._core).unsent_bytes
 
-    # What asyncio's own code (sslproto, sendfile) uses of a transport beyond the public interface.
+    # What `tls` and asyncio's own code (sslproto, sendfile) use of a transport beyond the public interface.
 
     def _force_close(self, exc):
         (<StreamCore>self._core).force_close(exc)
@@ -701,6 +701,10 @@ class StreamTransport(transports._FlowControlMixin):
     @property
     def _protocol_paused(self):
         return (<StreamCore>self._core).paused_protocol is not None
+
+    @property
+    def _context(self):
+        return (<StreamCore>self._core).context
 
     @property
     def _closing(self):

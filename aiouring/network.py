@@ -1,12 +1,13 @@
 """Connections and servers: what runs once per connection or per server.
 
 Part of loop.Loop; overrides the hooks that asyncio.BaseEventLoop leaves to an implementation, and adds unix sockets. Calls `_stream` and
-`_listener`. TLS is asyncio's own SSLProtocol above a StreamTransport, so its errors and time-outs are asyncio's.
+`_listener`, and `tls` for what runs above them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import errno
 import os
 import socket
@@ -14,7 +15,6 @@ import ssl
 import stat
 import sys
 import weakref
-from asyncio import sslproto
 from asyncio.log import logger
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiouring._listener import Listener
 from aiouring._stream import StreamTransport
+from aiouring.tls import SSLProtocol, SSLTransport, context_of
 
 if TYPE_CHECKING:
     _Base = asyncio.BaseEventLoop
@@ -89,19 +90,70 @@ class NetworkMixin(_Base):
         context: Any = None,
     ) -> Any:
         self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = sslproto.SSLProtocol(
+        # One context for both, so that what a callback sets in it is seen by the next one.
+        context = contextvars.copy_context() if context is None else context
+        ssl_protocol = SSLProtocol(
             self,
             protocol,
             sslcontext,
-            waiter,  # type: ignore[arg-type]  # None is fine: the type stubs leave it out
+            waiter,
             server_side,
             server_hostname,
             call_connection_made,
-            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]  # seconds may be a float
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+            context=context,
         )
         StreamTransport(self, rawsock, ssl_protocol, None, extra, server, context)
-        return ssl_protocol._app_transport
+        return ssl_protocol.app_transport
+
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> SSLTransport | None:
+        """Put TLS above a connection that is open, which may be a TLS connection. Returns the transport that `protocol` uses from now on.
+
+        Time-outs are in seconds. When the handshake fails or the call is cancelled, the connection is closed.
+        """
+        if not isinstance(sslcontext, ssl.SSLContext):
+            raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
+        if not getattr(transport, "_start_tls_compatible", False):
+            raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        waiter: asyncio.Future[None] = self.create_future()
+        context = context_of(transport)
+        ssl_protocol = SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            False,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+            context=context,
+        )
+        # Nothing may come to the TLS protocol before it knows its transport.
+        transport.pause_reading()
+        transport.set_protocol(ssl_protocol)
+        connection_made = self.call_soon(ssl_protocol.connection_made, transport, context=context)
+        resume_reading = self.call_soon(transport.resume_reading, context=context)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            connection_made.cancel()
+            resume_reading.cancel()
+            raise
+        # As in asyncio, None when the connection was lost again between the handshake and now.
+        return ssl_protocol.app_transport
 
     # -- servers ------------------------------------------------------------------------------------------------------------------
 
