@@ -425,6 +425,25 @@ except KeyboardInterrupt:
     assert result.returncode == 0
 
 
+def test_interrupt_that_another_thread_receives() -> None:
+    """The kernel may give a signal to any thread. The wait of the main thread is not interrupted then; the wake-up descriptor ends it,
+    as it does for a signal that arrives just before the wait."""
+    code = """
+import asyncio, signal, threading, aiouring
+async def main():
+    thread = threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT))
+    thread.start()
+    await asyncio.Event().wait()
+try:
+    with asyncio.Runner(loop_factory=aiouring.new_event_loop) as runner:
+        runner.run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    result = run_python(code, timeout=30)
+    assert result.stdout == "interrupted\n", result
+
+
 def test_interrupts_at_any_moment_end_the_run() -> None:
     """SIGINT at moments that are spread over many turns: between the check for signals and the sleep, none may get lost."""
     code = """
