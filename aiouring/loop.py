@@ -10,8 +10,6 @@ Users make loops with new_event_loop(). Calls every room below.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-from typing import Any
 
 from aiouring._datagram import DatagramMixin
 from aiouring._loop import LoopCore
@@ -39,15 +37,6 @@ class Loop(NetworkMixin, DatagramMixin, SockMixin, ProcessMixin, SignalMixin, Po
             super().run_forever()  # its _run_once() takes the ring for this thread and lets go of it
         finally:
             self._unwatch_signals()
-
-    _default_executor: concurrent.futures.Executor | None
-    _executor_shutdown_called: bool
-
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
-        """Run `func(*args)` in `executor`, or in the loop's own (None), whose threads are named `aiouring_0` and so on."""
-        if executor is None and self._default_executor is None and not self.is_closed() and not self._executor_shutdown_called:
-            self._default_executor = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="aiouring")
-        return super().run_in_executor(executor, func, *args)
 
     def close(self) -> None:
         """Cancel what is in flight, wait for its end, and free the ring, its buffers and descriptors. May be called twice."""

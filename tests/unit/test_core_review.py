@@ -268,7 +268,7 @@ def test_more_transports_than_the_submission_queue_holds_are_closed_between_two_
         def connection_lost(self, exc: Exception | None) -> None:
             lost.append(exc)
 
-    async def begin() -> list[asyncio.BaseTransport]:
+    async def begin() -> list[asyncio.Transport]:
         made = [(await loop.create_connection(Protocol, sock=ours))[0] for ours, _ in pairs]
         await asyncio.sleep(0.01)
         return made
@@ -289,7 +289,7 @@ def test_closing_with_very_many_requests_in_flight_waits_for_them_all(loop: Loop
     # More completions than 50 batches of 256, all on one descriptor.
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    tasks = []
+    tasks: list[asyncio.Task[bytes]] = []
 
     async def begin() -> None:
         tasks.extend(loop.create_task(loop.sock_recv(ours, 1)) for _ in range(14000))

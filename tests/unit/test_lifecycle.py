@@ -117,16 +117,3 @@ def test_a_callback_from_another_thread_wakes_the_loop(loop: Loop) -> None:
     # The loop has nothing to do and no timer: only the wake-up can end its wait.
     loop.call_soon(threading.Thread(target=call).start)
     assert loop.run_until_complete(done) != threading.get_ident()
-
-
-def test_the_default_executors_threads_are_named_after_the_loop(loop: Loop) -> None:
-    async def names() -> list[str]:
-        return [await loop.run_in_executor(None, lambda: threading.current_thread().name) for _ in range(2)]
-
-    assert loop.run_until_complete(names()) == ["aiouring_0", "aiouring_0"]
-    loop.run_until_complete(loop.shutdown_default_executor())
-    with pytest.raises(RuntimeError, match="shutdown"):
-        loop.run_until_complete(names())
-    loop.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        loop.run_in_executor(None, print)

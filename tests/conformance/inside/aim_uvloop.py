@@ -18,13 +18,8 @@ PACKAGE = "tests"
 ASYNCIO_SIDE = frozenset({
     # The name of the executor's threads begins with the name of the loop's package.
     "test_base.TestBaseUV.test_thread_name_prefix_in_default_executor",
-    # In which context a datagram protocol hears that it was closed.
-    "test_context.Test_UV_Context.test_datagram_protocol",
     # The peer ends the TCP stream while reading is paused: asyncio hands over what is on hold (and CPython's test of this name says so).
     "test_tcp.Test_UV_TCPSSL.test_shutdown_timeout_handler_not_set",
-    # asyncio took `reuse_address` away from datagram endpoints in Python 3.11.
-    "test_udp.Test_UV_UDP.test_create_datagram_endpoint_reuse_address_error",
-    "test_udp.Test_UV_UDP.test_create_datagram_endpoint_reuse_address_warning",
 })
 
 # These look into uvloop's own machinery, which no other loop has; they are skipped and counted with these reasons.
