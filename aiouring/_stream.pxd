@@ -57,3 +57,4 @@ cdef class StreamCore(Flushable):
     cdef int drop_queue(self) except -1
     cdef int lose(self, object error) except -1
     cdef int finish(self) except -1
+    cdef int finish_now(self) except -1

@@ -22,6 +22,7 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
+from aiouring._handle cimport new_handle
 from aiouring._loop cimport Flushable, LoopCore
 from aiouring._op cimport os_error
 from aiouring._prep cimport prep_recv_multishot, prep_send, prep_sendmsg
@@ -88,6 +89,7 @@ cdef class StreamCore(Flushable):
     cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
         cdef StreamCore self = <StreamCore>owner
         cdef BufferRing buffers
+        cdef bint was_lost = self.lost
         if tag == TAG_SEND:
             self.send_request = 0
             return self.sent(res)
@@ -110,7 +112,9 @@ cdef class StreamCore(Flushable):
         elif res != -ENOBUFS and res != -ECANCELED and res != -EAGAIN and res != -EINTR:
             self.schedule_end(os_error(res))
         if self.recv_request == 0:
-            if self.lost:
+            if was_lost:
+                self.finish_now()
+            elif self.lost:
                 self.finish()
             elif self.wants_data():
                 # The buffers ran out, the CQ overflowed, or the request was cancelled by a pause that is over: go on.
@@ -408,7 +412,7 @@ cdef class StreamCore(Flushable):
             self.iovecs = NULL
         if self.lost:
             self.sending = None
-            return self.finish()
+            return self.finish_now()
         if count < 0:
             if count != -ECANCELED and count != -EAGAIN and count != -EINTR:
                 self.drop_queue()
@@ -534,6 +538,14 @@ cdef class StreamCore(Flushable):
         self.lost_scheduled = True
         self.loop.add_ready(self.call_connection_lost, (), self.context)
         return 0
+
+    cdef int finish_now(self) except -1:
+        # The answer to a cancel comes a turn after abort() or close(): that is when asyncio calls connection_lost(), also in a loop that
+        # stops with this turn. What was lost in this very completion waits for the next turn, as there.
+        if self.recv_request or self.send_request or self.lost_scheduled:
+            return 0
+        self.lost_scheduled = True
+        return new_handle(self.loop, self.call_connection_lost, (), self.context).run()
 
     def call_connection_lost(self):
         protocol, server, sock, shell = self.protocol, self.server, self.sock, self.shell

@@ -702,3 +702,21 @@ def test_a_write_on_a_stopped_loop_goes_out_at_once(loop):
         assert peer.recv(100) == b"two"
         transport.close()
         loop.run_until_complete(protocol.lost)
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_connection_lost_comes_before_a_loop_that_stops_returns(loop: asyncio.AbstractEventLoop, end: str) -> None:
+    """Programs end with close() as their last act, and count on the socket being closed when run_until_complete() returns."""
+    ours, theirs = socket.socketpair()
+    protocol = Recorder(loop)
+
+    async def main() -> None:
+        transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+        theirs.send(b"x")
+        await protocol.bytes_received(1)  # the receive is armed
+        getattr(transport, end)()
+
+    loop.run_until_complete(main())
+    assert protocol.lost.done()
+    assert theirs.recv(1) == b""
+    theirs.close()

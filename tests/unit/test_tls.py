@@ -183,9 +183,7 @@ async def client_of_peer(
     ours, theirs = socket.socketpair()
     peer = Peer(loop, theirs, server_context, True)
     shaking = loop.create_task(peer.handshake())
-    transport, _ = await loop.create_connection(
-        lambda: protocol, sock=_as_stream(ours), ssl=client_context, server_hostname="localhost", **options
-    )
+    transport, _ = await loop.create_connection(lambda: protocol, sock=_as_stream(ours), ssl=client_context, server_hostname="localhost", **options)
     await shaking
     return transport, peer  # type: ignore[return-value]
 
@@ -247,9 +245,7 @@ def test_close_sends_what_was_written_then_close_notify(
     run(loop, main())
 
 
-def test_data_after_close_is_discarded(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_data_after_close_is_discarded(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
         transport.close()
@@ -263,9 +259,7 @@ def test_data_after_close_is_discarded(
     run(loop, main())
 
 
-def test_data_on_hold_is_discarded_by_close(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_data_on_hold_is_discarded_by_close(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
         transport.pause_reading()
@@ -282,9 +276,7 @@ def test_data_on_hold_is_discarded_by_close(
     run(loop, main())
 
 
-def test_close_within_data_received(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_close_within_data_received(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
         recorder.on_data = transport.close
@@ -298,9 +290,7 @@ def test_close_within_data_received(
     run(loop, main())
 
 
-def test_tcp_end_without_close_notify(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_tcp_end_without_close_notify(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         _, peer = await client_of_peer(loop, recorder, client_context, server_context)
         await peer.send(b"y" * 5000)
@@ -331,9 +321,7 @@ def test_tcp_end_while_paused_waits_for_resume(
     run(loop, main())
 
 
-def test_close_after_tcp_end_while_paused(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_close_after_tcp_end_while_paused(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
         transport.pause_reading()
@@ -367,9 +355,7 @@ def test_reset_in_mid_stream(loop: Loop, client_context: ssl.SSLContext, server_
     run(loop, main())
 
 
-def test_record_that_was_tampered_with(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_record_that_was_tampered_with(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         _, peer = await client_of_peer(loop, recorder, client_context, server_context)
         peer.tls.write(b"hello")
@@ -398,9 +384,7 @@ def test_shutdown_times_out(loop: Loop, client_context: ssl.SSLContext, server_c
     run(loop, main())
 
 
-def test_abort_sends_no_close_notify(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_abort_sends_no_close_notify(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
         transport.abort()
@@ -427,9 +411,7 @@ def test_wrong_certificate_fails_both_sides(loop: Loop, server_context: ssl.SSLC
         peer = Peer(loop, theirs, server_context, True)
         shaking = loop.create_task(peer.handshake())
         with pytest.raises(ssl.SSLCertVerificationError):
-            await loop.create_connection(
-                lambda: Recorder(loop), sock=ours, ssl=ssl.create_default_context(), server_hostname="localhost"
-            )
+            await loop.create_connection(lambda: Recorder(loop), sock=ours, ssl=ssl.create_default_context(), server_hostname="localhost")
         with pytest.raises(ssl.SSLError, match="(?i)unknown.ca"):
             await shaking  # the alert says what was wrong
             await peer.do(peer.tls.read, 1)
@@ -505,9 +487,7 @@ def test_cancelled_handshake_closes_the_connection(loop: Loop, client_context: s
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         recorder = Recorder(loop)
-        connecting = loop.create_task(
-            loop.create_connection(lambda: recorder, sock=ours, ssl=client_context, server_hostname="localhost")
-        )
+        connecting = loop.create_task(loop.create_connection(lambda: recorder, sock=ours, ssl=client_context, server_hostname="localhost"))
         assert await loop.sock_recv(theirs, 65536)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -545,9 +525,7 @@ def test_time_outs_are_positive(loop: Loop, client_context: ssl.SSLContext, name
 # -- flow control -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_large_write_pauses_and_resumes(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_large_write_pauses_and_resumes(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
         # A first write makes the transport below pause, so the second has to wait in the TLS transport.
@@ -566,9 +544,7 @@ def test_large_write_pauses_and_resumes(
     run(loop, main())
 
 
-def test_write_limit_of_zero_does_not_pause_an_empty_buffer(
-    loop: Loop, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_write_limit_of_zero_does_not_pause_an_empty_buffer(loop: Loop, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         recorder = Recorder(loop)
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
@@ -582,9 +558,7 @@ def test_write_limit_of_zero_does_not_pause_an_empty_buffer(
     run(loop, main())
 
 
-def test_paused_reading_holds_the_peer_back(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_paused_reading_holds_the_peer_back(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
         transport.pause_reading()
@@ -606,9 +580,7 @@ def test_paused_reading_holds_the_peer_back(
     run(loop, main())
 
 
-def test_pausing_within_data_received_splits_what_is_there(
-    loop: Loop, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_pausing_within_data_received_splits_what_is_there(loop: Loop, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         recorder = BufferedRecorder(loop)
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
@@ -627,9 +599,7 @@ def test_pausing_within_data_received_splits_what_is_there(
     run(loop, main())
 
 
-def test_pieces_of_all_kinds_arrive_in_order(
-    loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_pieces_of_all_kinds_arrive_in_order(loop: Loop, recorder: Recorder, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         transport, peer = await client_of_peer(loop, recorder, client_context, server_context)
         changing = bytearray(b"two ")
@@ -652,9 +622,7 @@ def test_pieces_of_all_kinds_arrive_in_order(
 # -- contexts ---------------------------------------------------------------------------------------------------------------------------
 
 
-def test_callbacks_run_in_the_context_of_the_transport(
-    loop: Loop, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_callbacks_run_in_the_context_of_the_transport(loop: Loop, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     where: contextvars.ContextVar[str] = contextvars.ContextVar("where", default="outside")
     seen: dict[str, str] = {}
 
@@ -737,9 +705,7 @@ def test_start_tls_over_tls(loop: Loop, client_context: ssl.SSLContext, server_c
     run(loop, main())
 
 
-def test_start_tls_gives_the_transport_before_the_data(
-    loop: Loop, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_start_tls_gives_the_transport_before_the_data(loop: Loop, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -793,12 +759,27 @@ def test_start_tls_refuses_what_is_no_context_and_no_transport(loop: Loop, clien
 def test_nothing_is_left_of_500_connections(loop: Loop, client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     """Every transport and protocol is freed by reference counts alone, and no descriptor stays open."""
 
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.read(100))
-        writer.close()
-        await writer.wait_closed()
+    class Echo(asyncio.Protocol):
+        """The server's side; counts the connections that are over."""
 
-    async def one(address: tuple[str, int], alive: weakref.WeakSet[Any]) -> None:
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+            alive.update((self, transport, transport._ssl_protocol, transport._ssl_protocol.transport))
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(data)
+            self.transport.close()
+
+        def connection_lost(self, exc: BaseException | None) -> None:
+            over.append(exc)
+            if len(over) == 501:
+                all_over.set_result(None)
+
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    over: list[BaseException | None] = []
+    all_over: asyncio.Future[None] = loop.create_future()
+
+    async def one(address: tuple[str, int]) -> None:
         recorder = Recorder(loop)
         transport, _ = await loop.create_connection(lambda: recorder, *address, ssl=client_context, server_hostname="localhost")
         assert isinstance(transport, SSLTransport)
@@ -808,23 +789,22 @@ def test_nothing_is_left_of_500_connections(loop: Loop, client_context: ssl.SSLC
         assert await recorder.lost is None
 
     async def main() -> None:
-        alive: weakref.WeakSet[Any] = weakref.WeakSet()
-        server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_context)
+        server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=server_context)
         address = server.sockets[0].getsockname()
-        await one(address, alive)
+        await one(address)
         descriptors = len(os.listdir("/proc/self/fd"))
         gc.collect()
         gc.disable()
         try:
             for _ in range(50):
-                await asyncio.gather(*(one(address, alive) for _ in range(10)))
+                await asyncio.gather(*(one(address) for _ in range(10)))
+            await all_over
         finally:
             gc.enable()
         server.close()
         await server.wait_closed()
+        assert over == [None] * 501
         assert not list(alive)
         assert len(os.listdir("/proc/self/fd")) <= descriptors
-        gc.collect()
-        assert not [found for found in gc.get_objects() if isinstance(found, SSLProtocol)]
 
     run(loop, main())
