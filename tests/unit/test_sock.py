@@ -466,7 +466,7 @@ def test_no_byte_is_lost_by_cancelling(
         while True:
             try:
                 if way == "wait_for":
-                    piece = await asyncio.wait_for(receive(), rng.choice([0.00001, 0.0001, 0.001]))
+                    piece = await asyncio.wait_for(receive(), rng.choice([0, 0.00001, 0.0001, 0.001]))
                 elif way == "timeout":
                     async with asyncio.timeout(rng.choice([0, 0.00001, 0.0001, 0.001])):
                         piece = await receive()
