@@ -43,6 +43,7 @@ cdef class StreamCore(Flushable):
     cdef int hand_over(self, const char *data, Py_ssize_t length) except -1
     cdef int fill_buffers(self, const char *data, Py_ssize_t length) except -1
     cdef int schedule_end(self, object error) except -1
+    cdef int schedule_backlog(self) except -1
     cdef int end_of_stream(self) except -1
     cdef int recv_failed(self, object error) except -1
     cdef int sent(self, Py_ssize_t count) except -1

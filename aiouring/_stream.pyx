@@ -70,7 +70,9 @@ cdef class StreamCore(Flushable):
     # -- receiving --------------------------------------------------------------------------------------------------------------------
 
     cdef bint wants_data(self) noexcept:
-        return self.reading and not self.paused and not self.closing and not self.lost and not self.eof_received
+        # Not while a backlog waits: a reader that pauses again and again would let it grow without bound.
+        return (self.reading and not self.paused and self.backlog is None and not self.closing and not self.lost
+                and not self.eof_received)
 
     def start_reading(self):
         if not self.closing and not self.lost:
@@ -236,9 +238,7 @@ cdef class StreamCore(Flushable):
             return
         self.loop.ops.check()
         self.paused = False
-        if self.backlog is not None and not self.backlog_scheduled:
-            self.backlog_scheduled = True
-            self.loop.add_ready(self.replay_backlog, (), self.loop_context())
+        self.schedule_backlog()
         self.loop.schedule_flush(self)
         if self.loop._debug:
             logger.debug("%r resumes reading", self.shell)
@@ -255,15 +255,26 @@ cdef class StreamCore(Flushable):
         self.backlog = None
         if backlog is None:
             return
-        while index < len(backlog) and not self.paused and not self.closing and not self.lost:
-            item = backlog[index]
-            index += 1
-            if isinstance(item, bytes):
-                self.hand_over(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
-            else:
-                self.schedule_end(item)
-        if self.paused and (index < len(backlog) or self.backlog):
-            self.backlog = (self.backlog or []) + backlog[index:]
+        try:
+            while index < len(backlog) and not self.paused and not self.closing and not self.lost:
+                item = backlog[index]
+                index += 1
+                if isinstance(item, bytes):
+                    self.hand_over(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
+                else:
+                    self.schedule_end(item)
+        finally:
+            if index < len(backlog) and not self.closing and not self.lost:
+                self.backlog = (self.backlog or []) + backlog[index:]
+                if not self.paused:
+                    self.schedule_backlog()     # a KeyboardInterrupt came between
+            self.loop.schedule_flush(self)      # an empty backlog lets the receive go on
+
+    cdef int schedule_backlog(self) except -1:
+        if self.backlog is not None and not self.backlog_scheduled:
+            self.backlog_scheduled = True
+            self.loop.add_ready(self.replay_backlog, (), self.loop_context())
+        return 0
 
     # -- sending ----------------------------------------------------------------------------------------------------------------------
 

@@ -720,3 +720,45 @@ def test_connection_lost_comes_before_a_loop_that_stops_returns(loop: asyncio.Ab
     assert protocol.lost.done()
     assert theirs.recv(1) == b""
     theirs.close()
+
+
+def test_a_reader_that_pauses_again_and_again_does_not_fill_the_memory(loop):
+    """What waits in the transport is bounded by what was on its way at one pause, whatever the peer sends."""
+    size = 50_000_000
+
+    class Sipping(Recorder):
+        count = 0
+        most = 0
+
+        def data_received(self, data: bytes) -> None:
+            self.count += len(data)
+            self.most = max(self.most, sent.value - self.count)
+            self.transport.pause_reading()
+            loop.call_soon(self.transport.resume_reading)
+            if self.count == size:
+                done.set_result(None)
+
+    class Sent:
+        value = 0
+
+    sent = Sent()
+    done = loop.create_future()
+
+    async def main():
+        transport, protocol, peer = await connect(lambda: Sipping(loop), SO_RCVBUF=65536)
+
+        def send() -> None:
+            chunk = b"x" * 100_000
+            while sent.value < size:
+                peer.sendall(chunk)
+                sent.value += len(chunk)
+
+        with peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            await asyncio.gather(in_thread(send), done)
+            # Socket buffers, the provided buffers of one batch, and some room.
+            assert protocol.most < 12_000_000
+            transport.close()
+            await protocol.lost
+
+    loop.run_until_complete(main())
