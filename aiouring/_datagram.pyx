@@ -48,6 +48,7 @@ from aiouring._ring cimport BufferRing
 from aiouring.uapi cimport *
 
 import asyncio
+import socket
 import sys
 import warnings
 from asyncio import constants, selector_events, trsock
@@ -747,6 +748,10 @@ class DatagramMixin:
                                  "and take this one's datagrams. Leave it out; use reuse_port=True where several sockets shall share a port")
             warnings.warn("reuse_address has had no effect since Python 3.5.10 and asyncio took it away in 3.11: leave it out",
                           DeprecationWarning, stacklevel=2)
+        sock = arguments.get("sock")
+        if sock is not None and sock.type == socket.SOCK_STREAM:
+            # The wording of asyncio since 3.13, and the one before it, which programs and tests look for.
+            raise ValueError(f"A datagram socket was expected (A UDP Socket was expected, got {sock!r})")
         return await super().create_datagram_endpoint(protocol_factory, local_addr, remote_addr, **arguments)
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):

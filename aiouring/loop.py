@@ -10,6 +10,8 @@ Users make loops with new_event_loop(). Calls every room below.
 from __future__ import annotations
 
 import asyncio
+import sys
+from typing import Any
 
 from aiouring._datagram import DatagramMixin
 from aiouring._loop import LoopCore
@@ -37,6 +39,19 @@ class Loop(NetworkMixin, DatagramMixin, SockMixin, ProcessMixin, SignalMixin, Po
             super().run_forever()  # its _run_once() takes the ring for this thread and lets go of it
         finally:
             self._unwatch_signals()
+
+    if (3, 13) <= sys.version_info < (3, 13, 3):
+
+        def create_task(self, coro: Any, *, name: Any = None, context: Any = None, **kwargs: Any) -> asyncio.Task[Any]:
+            """As asyncio's since 3.13.3: what it does not know, as eager_start, goes to the task."""
+            if not kwargs:
+                return super().create_task(coro, name=name, context=context)
+            self._check_closed()
+            factory: Any = self.get_task_factory()
+            if factory is None:
+                return asyncio.Task(coro, loop=self, name=name, context=context, **kwargs)
+            task: asyncio.Task[Any] = factory(self, coro, name=name, context=context, **kwargs)
+            return task
 
     def close(self) -> None:
         """Cancel what is in flight, wait for its end, and free the ring, its buffers and descriptors. May be called twice."""
