@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import random
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 
 import pytest
@@ -17,6 +18,11 @@ import aiouring
 
 # One number decides every random choice of a run; AIOURING_SEED repeats a run that failed.
 SEED = int(os.environ.get("AIOURING_SEED") or random.SystemRandom().randrange(2**32))
+
+
+# A shell that starts pytest in the background has SIGINT ignored; tests interrupt themselves and the servers that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

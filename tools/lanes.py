@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -177,7 +178,15 @@ def report(lanes: list[Lane], any_reason: list[str]) -> Counts:
     return total
 
 
+def hear_interrupts() -> None:
+    """A shell that starts us in the background has SIGINT ignored, and all children inherit that: programs under test would not stop."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 def main(names: list[str]) -> int:
+    hear_interrupts()
     if not names:
         print("usage: lanes.py LANE...", file=sys.stderr)
         return 2
