@@ -25,6 +25,8 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         pass  # the client went away in the middle, which is its right, or the program ends: this connection is over
     finally:
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()  # also takes note of how the connection ended, so that nobody else is told
 
 
 async def main(host: str, port: int) -> None:

@@ -48,6 +48,7 @@ find_missing() {
     has curl || need curl "fetches from the TLS servers in tests"
     has openssl || need openssl "s_client talks to the TLS servers in tests"
     has strace || need strace "tests count the system calls of a turn"
+    has mount || need mount "a test covers a sysctl in a mount namespace of its own"
     has ps || need procps "tests look at child processes"
     has setpriv || need util-linux "PostgreSQL refuses to run as root"
     has git || need git "tests look at what the checkout would ship"
