@@ -73,6 +73,10 @@ def judge(results: Iterable[Result], python: str, expectations: dict[str, Expect
     return verdict
 
 
-def never_ran(seen: set[str], expectations: dict[str, Expectation]) -> list[str]:
-    """Listed tests that no Python of a whole run has: misspelt, or gone."""
-    return sorted(set(expectations) - seen)
+def never_ran(seen: set[str], expectations: dict[str, Expectation], pythons: set[str] | None = None) -> list[str]:
+    """Listed tests that no Python of a whole run has: misspelt, or gone. Entries for other Pythons than `pythons` are not looked for."""
+    return sorted(
+        test
+        for test, entry in expectations.items()
+        if test not in seen and (pythons is None or not entry.pythons or pythons & set(entry.pythons))
+    )

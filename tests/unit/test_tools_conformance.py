@@ -176,6 +176,9 @@ def test_verdict() -> None:
     assert [item.test for item in verdict.passed_though_listed] == ["mended"]
     assert expected.judge(results, "3.11", listed).passed_though_listed == []
     assert expected.never_ran({item.test for item in results}, {**listed, "gone": expected.Expectation("gone", "reason")}) == ["gone"]
+    elsewhere = {"other": expected.Expectation("other", "reason", ("3.13",))}
+    assert expected.never_ran(set(), elsewhere, {"3.11"}) == []
+    assert expected.never_ran(set(), elsewhere, {"3.11", "3.13"}) == ["other"]
 
 
 @pytest.mark.parametrize(
