@@ -43,8 +43,8 @@ from aiouring._address cimport (
 )
 from aiouring._loop cimport Flushable, LoopCore
 from aiouring._op cimport os_error
-from aiouring._prep cimport prep_poll_add, prep_recvmsg, prep_recvmsg_multishot, prep_sendmsg
-from aiouring._ring cimport BufferRing
+from aiouring._prep cimport prep_poll_add, prep_recvmsg, prep_recvmsg_multishot, prep_sendmsg, use_registered_file
+from aiouring._ring cimport BufferRing, Ring
 from aiouring.uapi cimport *
 
 import asyncio
@@ -97,6 +97,8 @@ cdef class DatagramCore(Flushable):
     cdef LoopCore loop
     cdef object shell, sock, protocol, context, address, peername, error
     cdef int fd, family
+    cdef int file_index                 # in file_ring's table of registered files, -1: not there
+    cdef Ring file_ring
     cdef bint connected                 # datagrams go out without an address
     cdef bint reading, paused, delivery_scheduled, closing, aborted, lost_scheduled, protocol_paused
     cdef bint dropping                  # what could not be sent yet is not sent any more
@@ -130,7 +132,7 @@ cdef class DatagramCore(Flushable):
     def __cinit__(self):
         self.queue = []
         self.arrivals = []
-        self.fd = -1
+        self.fd = self.file_index = -1
 
     def __dealloc__(self):
         PyMem_RawFree(self.own_buffer)
@@ -165,8 +167,16 @@ cdef class DatagramCore(Flushable):
             self.reading = True
             self.loop.schedule_flush(self)
 
+    cdef int register_file(self) except -1:
+        # An endpoint lives long and makes a request for each datagram that it sends. A loop that moved has a new ring, with a new table.
+        if self.file_ring is not self.loop.ring:
+            self.file_ring = self.loop.ring
+            self.file_index = self.file_ring.register_file(self.fd)
+        return 0
+
     cdef int arm_receive(self) except -1:
         cdef io_uring_sqe *sqe
+        self.register_file()
         self.received_since_arming = 0
         self.receive_header.msg_namelen = NAME_BYTES
         if self.family == AF_UNIX:
@@ -181,10 +191,12 @@ cdef class DatagramCore(Flushable):
                 self.receive_header.msg_iovlen = 1
             sqe = self.loop.ops.begin(self, DatagramCore.complete, TAG_RECEIVE)
             prep_recvmsg(sqe, self.fd, &self.receive_header, 0)
+            use_registered_file(sqe, self.file_index)
         else:
             self.receive_buffers = self.loop.get_datagram_buffers()
             sqe = self.loop.ops.begin(self, DatagramCore.complete, TAG_RECEIVE)
             prep_recvmsg_multishot(sqe, self.fd, &self.receive_header, self.receive_buffers.group)
+            use_registered_file(sqe, self.file_index)
         self.receive_request = sqe.user_data
         return 0
 
@@ -380,6 +392,7 @@ cdef class DatagramCore(Flushable):
         cdef send_request *send
         cdef io_uring_sqe *sqe
         cdef io_uring_sqe *previous = NULL
+        self.register_file()
         self.loop.ops.reserve(BATCH_MAX)        # so that no enter comes between the links, nor anything between the datagrams
         while at < end and index < BATCH_MAX:
             datagram = self.queue[at]
@@ -397,6 +410,7 @@ cdef class DatagramCore(Flushable):
                     send.header.msg_namelen = <socklen_t>PyBytes_GET_SIZE(name)
                 sqe = self.loop.ops.begin(self, DatagramCore.complete, index)
                 prep_sendmsg(sqe, self.fd, &send.header, <uint32_t>MSG_DONTWAIT)
+                use_registered_file(sqe, self.file_index)
                 send.request = sqe.user_data
                 self.batch_left += 1
                 if previous != NULL and chained:
@@ -557,7 +571,6 @@ cdef class DatagramCore(Flushable):
 
     cdef int force_close(self, object error) except -1:
         """End without waiting for what the socket does not take at once. What was sent in this turn gets one attempt."""
-        cdef int index
         if self.aborted or self.lost_scheduled:
             return 0
         self.loop.check_open()
@@ -566,18 +579,32 @@ cdef class DatagramCore(Flushable):
         if self.conn_lost == 0:
             self.error = error
         self.conn_lost += 1
-        self.loop.ops.cancel(self.receive_request)
-        if self.batch_left or self.waits_for_room():
+        if not self.batch_left and not self.waits_for_room():
+            self.loop.ops.cancel(self.receive_request)
+        else:
             self.dropping = True
-            for index in range(BATCH_MAX):
-                self.loop.ops.cancel(self.batch[index].request)
-            self.loop.ops.cancel(self.room_request)
+            self.cancel_requests()
             if self.room_timer is not None:
                 self.room_timer.cancel()
                 self.room_timer = None
             if self.batch_left == 0:
                 self.clear_queue()
         return self.finish()
+
+    cdef int cancel_requests(self) except -1:
+        cdef bint by_file = self.file_index >= 0 and self.file_ring is self.loop.ring
+        cdef int index
+        if not by_file:
+            self.loop.ops.cancel(self.receive_request)
+            self.loop.ops.cancel(self.room_request)
+            for index in range(BATCH_MAX):
+                self.loop.ops.cancel(self.batch[index].request)
+            return 0
+        self.loop.ops.withdraw(self.receive_request)
+        self.loop.ops.withdraw(self.room_request)
+        for index in range(BATCH_MAX):
+            self.loop.ops.withdraw(self.batch[index].request)
+        return self.loop.ops.cancel_file(self.file_index)
 
     cdef int finish(self) except -1:
         """connection_lost is due when nothing is in flight and nothing is left to send."""
@@ -593,6 +620,8 @@ cdef class DatagramCore(Flushable):
         try:
             self.protocol.connection_lost(self.error)
         finally:
+            if self.file_ring is self.loop.ring:
+                self.file_ring.unregister_file(self.file_index)     # else the table would keep the socket open
             self.sock.close()
             # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
             self.sock = self.protocol = self.shell = self.error = None

@@ -619,7 +619,7 @@ cdef class LoopCore:
         return False
 
     def ring_stats(self):
-        """Counters of this loop: turns, enters, requests in flight (slots_in_use), free and total receive buffers, stale CQEs."""
+        """Counters of this loop: turns, enters, requests in flight (slots_in_use), registered files, free and total receive buffers, stale CQEs."""
         cdef uint32_t total = 0, out = 0
         for buffers in (self.stream_buffers, self.datagram_buffers):
             if buffers is not None:
@@ -629,6 +629,7 @@ cdef class LoopCore:
             "turns": self.turns,
             "enters": self.ring.enters,
             "slots_in_use": self.ops.in_flight,
+            "registered_files": self.ring.registered_files,
             "buffers_total": total,
             "buffers_free": total - out,
             "stale_cqes": self.ops.stale_cqes,

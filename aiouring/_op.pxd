@@ -40,6 +40,11 @@ cdef class OpTable:
     cdef io_uring_sqe *begin(self, object owner, completion_fn complete, uint32_t tag) except NULL
     # Ask for a request's end; 0 and ids of requests that are over are ignored. The answer is the request's last CQE.
     cdef int cancel(self, uint64_t request) except -1
+    # The same for a request that the kernel has not seen yet, without another one. False: it has seen it.
+    cdef bint withdraw(self, uint64_t request) except -1
+    # Ask for the end of everything in flight on a registered file, by one request. By the table's index and not by descriptor, whose
+    # number may be another file's when somebody closed it.
+    cdef int cancel_file(self, int file_index) except -1
     cdef bint is_live(self, uint64_t request) noexcept
     # Linked requests: room for `count` SQEs that will be taken by one enter.
     cdef int reserve(self, uint32_t count) except -1

@@ -125,34 +125,48 @@ cdef class OpTable:
     cdef bint is_live(self, uint64_t request) noexcept:
         return self.find(request) != NULL
 
-    cdef int cancel(self, uint64_t request) except -1:
+    cdef bint withdraw(self, uint64_t request) except -1:
         cdef op_slot *slot = self.find(request)
         cdef io_uring_sqe *sqe
         cdef uint8_t chain
         if slot == NULL or slot.withdrawn:
-            return 0
+            return True
         self.check()
         sqe = &self.ring.sqes[slot.sq_position & self.ring.sq_mask]
         # A request that lives for 2^32 others sees its position come round again, with somebody else's SQE in it: compare the ids too.
-        if self.ring.sqe_is_queued(slot.sq_position) and sqe.user_data == request:
-            # The kernel has not seen it: it becomes a NOP where it stands, so that not one byte moves, and deliver() reports ECANCELED.
-            chain = sqe.flags & <uint8_t>(IOSQE_IO_LINK | IOSQE_IO_HARDLINK)
-            sqe.opcode = IORING_OP_NOP
-            sqe.flags = chain
-            sqe.ioprio = 0
-            sqe.fd = -1
-            sqe.off = 0
-            sqe.addr = 0
-            sqe.len = 0
-            sqe.op_flags = 0
-            sqe.buf_index = 0
-            sqe.splice_fd_in = 0
-            slot.withdrawn = True
+        if not self.ring.sqe_is_queued(slot.sq_position) or sqe.user_data != request:
+            return False
+        # It becomes a NOP where it stands, so that not one byte moves, and deliver() reports ECANCELED.
+        chain = sqe.flags & <uint8_t>(IOSQE_IO_LINK | IOSQE_IO_HARDLINK)
+        sqe.opcode = IORING_OP_NOP
+        sqe.flags = chain
+        sqe.ioprio = 0
+        sqe.fd = -1
+        sqe.off = 0
+        sqe.addr = 0
+        sqe.len = 0
+        sqe.op_flags = 0
+        sqe.buf_index = 0
+        sqe.splice_fd_in = 0
+        slot.withdrawn = True
+        return True
+
+    cdef int cancel(self, uint64_t request) except -1:
+        cdef io_uring_sqe *sqe
+        if self.withdraw(request):
             return 0
         sqe = self.sqe_or_flush()
         sqe.opcode = IORING_OP_ASYNC_CANCEL
         sqe.fd = -1
         sqe.addr = request
+        sqe.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+        return 0
+
+    cdef int cancel_file(self, int file_index) except -1:
+        cdef io_uring_sqe *sqe = self.sqe_or_flush()
+        sqe.opcode = IORING_OP_ASYNC_CANCEL
+        sqe.fd = file_index
+        sqe.op_flags = IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_FD_FIXED | IORING_ASYNC_CANCEL_ALL
         sqe.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
         return 0
 

@@ -14,6 +14,13 @@ cdef inline void prep(io_uring_sqe *sqe, int opcode, int fd, const void *addr, u
     sqe.off = off
 
 
+# After any other: the request takes its file from the ring's table (Ring.register_file) where it is there.
+cdef inline void use_registered_file(io_uring_sqe *sqe, int index) noexcept nogil:
+    if index >= 0:
+        sqe.fd = index
+        sqe.flags |= <uint8_t>IOSQE_FIXED_FILE
+
+
 cdef inline void prep_recv(io_uring_sqe *sqe, int fd, void *buffer, uint32_t length, uint32_t msg_flags) noexcept nogil:
     prep(sqe, IORING_OP_RECV, fd, buffer, length, 0)
     sqe.op_flags = msg_flags

@@ -1,7 +1,7 @@
 # The two queues of one io_uring, its provided-buffer rings, and nothing above them.
 # cimported by: _op, _loop and the transports (for BufferRing). See _ring.pyx.
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 from aiouring.uapi cimport io_uring_buf, io_uring_cqe, io_uring_params, io_uring_sqe
 
@@ -42,6 +42,10 @@ cdef class Ring:
     cdef size_t rings_bytes, sqes_bytes
     cdef bytes op_supported                 # one byte an opcode, from REGISTER_PROBE
     cdef uint16_t next_group
+    cdef readonly uint32_t registered_files  # taken entries of the file table
+    cdef uint32_t file_table_entries        # 0: no table yet
+    cdef bint file_table_refused
+    cdef uint32_t *free_files               # a stack of file_table_entries - registered_files indices
 
     # The seam: take a slot, queue, enter, next CQE.
     cdef bint foreign_process(self) noexcept nogil
@@ -60,5 +64,10 @@ cdef class Ring:
     cdef int adopt_fd(self) noexcept
     cdef int disown_fd(self) noexcept
     cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size)
+    # A descriptor's index in the table of registered files; -1: there is none, use the descriptor itself. See _prep.use_registered_file.
+    cdef int register_file(self, int fd) noexcept
+    cdef int unregister_file(self, int index) noexcept
+    cdef int update_file(self, uint32_t index, int32_t fd) noexcept nogil
+    cdef bint make_file_table(self) noexcept
     cpdef bint supports(self, int opcode)
     cpdef close(self)

@@ -3,12 +3,14 @@
 Used by `_op` (which fills SQEs) and `_loop` (which enters and reaps). Knows no asyncio and no request: what a CQE means is decided
 above. Everything between two CQEs runs without the GIL and touches no Python object.
 
-Who owns what: a Ring owns the descriptor and the mappings of its queues, a BufferRing its buffers. Both free them in close() (the ring
+Who owns what: a Ring owns the descriptor, the mappings of its queues and its table of registered files (which keeps those files open,
+whoever closes their descriptors), a BufferRing its buffers. Both free them in close() (the ring
 closes its buffer rings' memory last, when the kernel can no longer write to it). The narrow seam (next_sqe, enter, reap) is made of
 virtual methods: a test build can put faults under it, and a hook can sit between reap and dispatch.
 """
 
 cimport cython
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EINVAL, ENOMEM, ENOSYS, EPERM, errno
 from libc.string cimport memset
 from posix.mman cimport (
@@ -37,6 +39,15 @@ cdef extern from "aiouring_fork.h" nogil:
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *addr, size_t length, int advice)
     int MADV_DONTFORK
+
+cdef extern from "<sys/resource.h>" nogil:
+    struct rlimit:
+        unsigned long rlim_cur
+    int RLIMIT_NOFILE
+    int getrlimit(int resource, rlimit *limits)
+
+cdef enum:
+    FILE_TABLE_ENTRIES = 1024
 
 if aiouring_watch_forks() != 0:
     raise MemoryError("pthread_atfork failed")
@@ -335,10 +346,72 @@ cdef class Ring:
         aiouring_store_release16(&buffers.slots[0].resv, buffers.tail)
         return buffers
 
+    cdef bint make_file_table(self) noexcept:
+        cdef io_uring_rsrc_register reg
+        cdef rlimit descriptors
+        cdef uint32_t entries = FILE_TABLE_ENTRIES, i
+        # Before 6.4 the kernel let go of a removed file up to a second later, and its port or address stayed in use that long; the
+        # first flag that it grants and that came after that is NO_SQARRAY's.
+        if self.file_table_refused or not self.setup_flags & IORING_SETUP_NO_SQARRAY:
+            return False
+        self.file_table_refused = True
+        if getrlimit(RLIMIT_NOFILE, &descriptors) == 0 and descriptors.rlim_cur < entries:
+            entries = <uint32_t>descriptors.rlim_cur        # the kernel's bound for the table
+        self.free_files = <uint32_t *>PyMem_RawMalloc(entries * sizeof(uint32_t))
+        if self.free_files == NULL:
+            return False
+        memset(&reg, 0, sizeof(reg))
+        reg.nr = entries
+        reg.flags = IORING_RSRC_REGISTER_SPARSE
+        if self.register(IORING_REGISTER_FILES2, &reg, sizeof(reg)) < 0:
+            return False
+        for i in range(entries):
+            self.free_files[i] = entries - 1 - i
+        self.file_table_entries = entries
+        self.file_table_refused = False
+        return True
+
+    cdef int update_file(self, uint32_t index, int32_t fd) noexcept nogil:
+        cdef io_uring_rsrc_update2 update
+        memset(&update, 0, sizeof(update))
+        update.offset = index
+        update.data = <uint64_t>&fd
+        update.nr = 1
+        return self.register(IORING_REGISTER_FILES_UPDATE2, &update, sizeof(update))
+
+    cdef int register_file(self, int fd) noexcept:
+        """Put a descriptor's file into the ring's table, which saves its look-up and reference count in each request.
+
+        It costs a system call, and another one to take it out: for descriptors with many requests. The table keeps the file open, so
+        unregister_file() comes before the descriptor's close. A full table or a kernel without one is no error: -1.
+        """
+        cdef uint32_t index
+        if self.file_table_entries == 0 and not self.make_file_table():
+            return -1
+        if self.registered_files == self.file_table_entries:
+            return -1
+        index = self.free_files[self.file_table_entries - self.registered_files - 1]
+        if self.update_file(index, fd) != 1:
+            return -1
+        self.registered_files += 1
+        return <int>index
+
+    cdef int unregister_file(self, int index) noexcept:
+        """Take a file out of the table; requests in flight keep theirs. Only the ring's issuer can: the table ends with the ring."""
+        if index < 0 or self.fd < 0 or self.foreign_process() or self.update_file(<uint32_t>index, -1) != 1:
+            return 0
+        self.registered_files -= 1
+        self.free_files[self.file_table_entries - self.registered_files - 1] = <uint32_t>index
+        return 0
+
     cpdef close(self):
         """Unmap the queues and close the descriptor. Requests still in flight are then cancelled by the kernel, unseen."""
         if not self.foreign_process():
             self.disown_fd()
+            if self.file_table_entries:
+                # The kernel frees a ring in the background; files that wait for that would keep their addresses in use.
+                self.register(IORING_UNREGISTER_FILES, NULL, 0)
+                self.file_table_entries = 0
         if self.sqes != NULL:
             munmap(self.sqes, self.sqes_bytes)
             self.sqes = NULL
@@ -350,6 +423,7 @@ cdef class Ring:
             self.fd = -1
 
     def __dealloc__(self):
+        PyMem_RawFree(self.free_files)
         if self.sqes != NULL:
             munmap(self.sqes, self.sqes_bytes)
         if self.rings_memory != NULL:

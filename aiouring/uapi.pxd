@@ -207,6 +207,7 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_ASYNC_CANCEL_ALL
         IORING_ASYNC_CANCEL_FD
         IORING_ASYNC_CANCEL_ANY
+        IORING_ASYNC_CANCEL_FD_FIXED
         SPLICE_F_FD_IN_FIXED
 
     long __NR_io_uring_setup

@@ -227,6 +227,7 @@ struct io_uring_rsrc_update2 {
 #define IORING_ASYNC_CANCEL_ALL (1U << 0)
 #define IORING_ASYNC_CANCEL_FD (1U << 1)
 #define IORING_ASYNC_CANCEL_ANY (1U << 2)
+#define IORING_ASYNC_CANCEL_FD_FIXED (1U << 3)
 #define SPLICE_F_FD_IN_FIXED (1U << 31)
 
 _Static_assert(sizeof(struct io_uring_sqe) == 64, "io_uring_sqe");
