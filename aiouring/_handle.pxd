@@ -12,6 +12,7 @@ cdef class Handle:
     cdef public bint _cancelled
 
     cdef int run(self) except -1
+    cdef int report_exception(self) except -1
     cdef clear(self)
     cpdef cancel(self)
 

@@ -14,21 +14,33 @@ from asyncio import format_helpers
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
-    object PyObject_Call(object callback, object args, object kwargs)
 
 cdef extern from *:
     """
-    /* Called with a borrowed tuple and no keywords; saves a look at NULL from Cython. */
-    static inline PyObject *aiouring_call(PyObject *callback, PyObject *args) { return PyObject_Call(callback, args, NULL); }
+    /* One callback, in its context. In C because Cython's try statement saves and restores the exception state of every callback, also of
+       those that raise nothing. -1: an exception is set. */
+    static inline int aiouring_run_callback(PyObject *context, PyObject *callback, PyObject *args)
+    {
+        PyObject *result;
+        if (PyContext_Enter(context) < 0)
+            return -1;
+        result = PyObject_Call(callback, args, NULL);
+        if (PyContext_Exit(context) < 0 || result == NULL) {
+            Py_XDECREF(result);
+            return -1;
+        }
+        Py_DECREF(result);
+        return 0;
+    }
+    static inline int aiouring_pending_exception(void) { return -1; }
     """
-    object aiouring_call(object callback, object args)
+    int aiouring_run_callback(object context, object callback, object args) noexcept
+    int aiouring_pending_exception() except -1
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t index) noexcept
     void PyList_SET_ITEM(object items, Py_ssize_t index, PyObject *item) noexcept
 
 
-@cython.freelist(256)
+@cython.freelist(1024)
 cdef class Handle:
     """A callback that was scheduled. Same interface as asyncio.Handle; cancel() may be called at any time."""
 
@@ -53,18 +65,23 @@ cdef class Handle:
         self._args = None
 
     cdef int run(self) except -1:
+        # The callback may cancel its own handle, which drops all three: they stay alive until it has returned.
+        cdef object callback = self._callback
+        cdef object args = self._args
         cdef object context = self._context
+        if aiouring_run_callback(context, callback, args) == 0:
+            return 0
+        return self.report_exception()
+
+    cdef int report_exception(self) except -1:
+        """The callback raised: tell the loop's exception handler."""
         try:
-            PyContext_Enter(context)
-            try:
-                aiouring_call(self._callback, self._args)
-            finally:
-                PyContext_Exit(context)
+            aiouring_pending_exception()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            callback = format_helpers._format_callback_source(self._callback, self._args)
-            report = {"message": f"Exception in callback {callback}", "exception": exc, "handle": self}
+            source = format_helpers._format_callback_source(self._callback, self._args)
+            report = {"message": f"Exception in callback {source}", "exception": exc, "handle": self}
             if self._source_traceback:
                 report["source_traceback"] = self._source_traceback
             self._loop.call_exception_handler(report)
