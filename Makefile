@@ -65,7 +65,7 @@ extension:
 	@$(VPYTHON) tools/link_checkout.py
 
 .PHONY: dev
-dev: machine-test $(VENV)/.group-build $(VENV)/.group-dev extension
+dev: machine-test $(VENV)/.group-build $(VENV)/.group-dev extension bench-programs
 
 # --- demo
 
@@ -114,6 +114,28 @@ conformance: dev ## CPython's and uvloop's own tests, on each Python of the mach
 test-asan: dev ## the unit tests under Python's debug allocator, then with the address sanitizer
 	@mkdir -p $(RESULTS)
 	@tools/test-asan.sh $(RESULTS)/test-asan $(ARGS)
+
+# --- benchmarks
+
+BENCH := $(CACHE)/bench
+BENCH_PYTHON := $(CACHE)/bench-venv/bin/python
+BENCH_PROGRAMS := $(patsubst benchmarks/c/%.c,$(BENCH)/bin/%,$(wildcard benchmarks/c/*.c))
+
+$(BENCH)/bin/%: benchmarks/c/%.c $(wildcard benchmarks/c/*.h) aiouring/include/aiouring_uapi.h
+	@mkdir -p $(@D)
+	@gcc -O2 -g -Wall -Wextra -o $@ $<
+
+$(BENCH)/installed: benchmarks/requirements.txt benchmarks/peers.txt benchmarks/environment.py $(VENV)/.group-build
+	@$(VPYTHON) -m benchmarks.environment
+	@touch $@
+
+# The floors and the load alone: tests run them without the peers.
+.PHONY: bench-programs
+bench-programs: machine-build $(BENCH_PROGRAMS)
+
+.PHONY: bench
+bench: build bench-programs $(BENCH)/installed ## measures against other loops, 25 minutes; QUICK=1 make bench: 3 minutes (ARGS="--help")
+	@$(BENCH_PYTHON) -m benchmarks $(ARGS)
 
 # --- the rest
 

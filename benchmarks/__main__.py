@@ -1,0 +1,104 @@
+"""The command line of the suite: `python -m benchmarks`, what `make bench` runs. Chooses rows and contestants, runs them, reports.
+
+--only PART,PART      rows whose name or group contains one of the parts        --list  only names them
+--against NAME,NAME   these peers alone (the floors and ours always take part); "none" for no peer
+--build NAME=PATH     another checkout of aiouring, built, as a contestant; may be given more than once
+--rounds N, --seconds FACTOR   how often, and the rows' windows scaled;  --quick: fewer rounds, short windows (QUICK=1 make bench)
+--json FILE, --charts FOLDER, --details
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import contestants, report, rows
+from benchmarks.measure import Cores, Failed, Timing
+from benchmarks.rounds import RowResult, run_row
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="PART,PART")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--against", metavar="NAME,NAME")
+    parser.add_argument("--build", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, metavar="FACTOR")
+    parser.add_argument("--quick", action="store_true", default=os.environ.get("QUICK", "") not in ("", "0"))
+    parser.add_argument("--json", type=Path, default=contestants.ROOT / ".cache" / "results" / "bench.json", metavar="FILE")
+    parser.add_argument("--details", action="store_true")
+    return parser.parse_args(arguments)
+
+
+def parse_builds(texts: list[str]) -> dict[str, Path]:
+    builds = {}
+    for text in texts:
+        name, sign, path = text.partition("=")
+        if not sign or not (Path(path) / "aiouring").is_dir():
+            raise SystemExit(f"--build {text}: it is NAME=PATH, and PATH is a checkout with a built aiouring/ in it")
+        if name in (*contestants.PEERS, contestants.OURS, "floor", "epoll") or name in builds:
+            raise SystemExit(f"--build {text}: the name {name!r} is taken")
+        builds[name] = Path(path).resolve()
+    return builds
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    chosen = rows.select(options.only)
+    if not chosen:
+        raise SystemExit(f"--only {options.only}: no row has that in its name; --list names them")
+    if options.list:
+        for row in chosen:
+            print(f"{row.name:<24} {row.title}")
+        return 0
+    builds = parse_builds(options.build)
+    against = None if options.against is None else [name for name in options.against.split(",") if name and name != "none"]
+    unknown = set(against or ()) - set(contestants.PEERS)
+    if unknown:
+        raise SystemExit(f"--against {options.against}: known are {', '.join(contestants.PEERS)} and none")
+    rounds = options.rounds or (2 if options.quick else 5)
+    timing = Timing(options.seconds or (0.25 if options.quick else 1.0))
+    try:
+        cores = Cores.of_this_machine()
+    except Failed as failure:
+        raise SystemExit(str(failure)) from None
+    os.sched_setaffinity(0, {cores.load})
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    taking_part = contestants.choose(sys.executable, against, builds)
+    about = report.about_machine() | {"rounds": rounds, "seconds_factor": timing.factor}
+    begin_s = time.monotonic()
+    results: list[RowResult] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, refresh_per_second=1) as progress:
+        task = progress.add_task("", total=len(chosen))
+        for row in chosen:
+            results.append(
+                run_row(
+                    row,
+                    taking_part,
+                    cores,
+                    timing,
+                    rounds,
+                    lambda row, contestant, number: progress.update(
+                        task, description=f"{row.name}: round {number + 1} of {rounds}, {contestant.name}"
+                    ),
+                )
+            )
+            progress.advance(task)
+    about["duration_s"] = round(time.monotonic() - begin_s, 1)
+    report.print_tables(results, list(builds), options.details)
+    report.write_json(options.json, report.as_json(results, taking_part, about))
+    print(f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}; ", end="")
+    print(", ".join(f"{one.name} {one.version}" for one in taking_part if one.version), end="; ")
+    print(f"{rounds} rounds, {about['duration_s']} s; all figures: {options.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

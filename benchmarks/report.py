@@ -1,0 +1,189 @@
+"""Turns what a run found into rows of text, the printed tables and the JSON file. Used by __main__.py; calls rich to print."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import OURS, Contestant
+from benchmarks.figures import METRICS, Spread
+from benchmarks.rounds import RowResult
+
+NOTHING = "–"
+OWN_COLUMNS = ("floor", "epoll", "asyncio", "uvloop")
+
+
+def number(value: float) -> str:
+    """Three digits that count, thousands with a comma."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def span(figure: Spread | None) -> str:
+    """A median with its least and greatest, where they differ from it."""
+    if figure is None:
+        return NOTHING
+    least, median, greatest = number(figure.least), number(figure.median), number(figure.greatest)
+    return median if least == greatest else f"{median} ({least}–{greatest})"
+
+
+def ratio_text(figure: Spread | None) -> str:
+    return NOTHING if figure is None else f"{figure.median:.2f} ({figure.least:.2f}–{figure.greatest:.2f})"
+
+
+class Notes:
+    """Reasons, each with a number that stands in the cells where it applies."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def mark(self, sentence: str) -> str:
+        if sentence not in self.sentences:
+            self.sentences.append(sentence)
+        return f"[{self.sentences.index(sentence) + 1}]"
+
+
+def cell(result: RowResult, name: str, metric: str, notes: Notes) -> str:
+    """A figure, or the mark of the reason why there is none; both if some rounds failed."""
+    text = span(result.spread(name, metric))
+    reason = result.reasons.get(name)
+    if reason is None:
+        return text if name in result.samples else "not run"
+    mark = notes.mark(f"{name}: {reason}")
+    return mark if text == NOTHING else f"{text} {mark}"
+
+
+def goal_text(result: RowResult) -> str:
+    lines = []
+    for sentence, value, met in result.goals():
+        if met is None or value is None:
+            lines.append(f"{sentence}: not judged")
+        else:
+            lines.append(f"{sentence}: {value:.2f} {'met' if met else 'MISSED'}")
+    return "\n".join(lines) or NOTHING
+
+
+def main_table(results: Sequence[RowResult], builds: Sequence[str], notes: Notes) -> tuple[list[str], list[list[str]]]:
+    """The heads and rows of the table that the issue asks for: every figure is the row's main metric."""
+    others_exist = any(name not in OWN_COLUMNS for result in results for name in result.peers)
+    taking_part = {name for result in results for name in result.samples}
+    own = [name for name in OWN_COLUMNS if name in taking_part]
+    heads = ["row", "figure", *own]
+    if others_exist:
+        heads.append("best other peer")
+    heads += ["ours", "ours / floor", "ours / best peer"]
+    for build in builds:
+        heads += [build, f"{build} / ours"]
+    heads.append("goal")
+    rows = []
+    for result in results:
+        metric = METRICS[result.row.main]
+        unit = f"{metric.unit}/{result.row.per}" if metric.name == "cpu_us" else metric.unit
+        cells = [result.row.title, f"{metric.title.split(' per')[0]}, {unit}", *(cell(result, name, metric.name, notes) for name in own)]
+        if others_exist:
+            others = [name for name in result.peers if name not in OWN_COLUMNS]
+            best = result.best(others)
+            text = f"{best} {span(result.spread(best, metric.name))}" if best else ""
+            marks = " ".join(notes.mark(f"{name}: {result.reasons[name]}") for name in others if name in result.reasons)
+            cells.append(" ".join(part for part in (text, marks) if part) or NOTHING)
+        cells += [cell(result, OURS, metric.name, notes), ratio_text(result.ratio(OURS, "floor"))]
+        best_peer = result.best_peer
+        against = result.ratio(OURS, best_peer) if best_peer else None
+        cells.append(f"{ratio_text(against)} {best_peer}" if against else NOTHING)
+        for build in builds:
+            cells += [cell(result, build, metric.name, notes), ratio_text(result.ratio(build, OURS))]
+        cells.append(goal_text(result))
+        rows.append(cells)
+    return heads, rows
+
+
+def detail_table(results: Sequence[RowResult]) -> tuple[list[str], list[list[str]]]:
+    """Rates, latencies and how busy the two cores were, one line a row and contestant."""
+    heads = ["row", "contestant", "CPU µs", "rate /s", "p50 µs", "p99 µs", "server busy", "load busy"]
+    rows = []
+    for result in results:
+        for name in result.samples:
+            figures = [result.spread(name, metric) for metric in ("cpu_us", "rate", "p50_us", "p99_us")]
+            if not any(figures):
+                continue
+            busy = [result.spread(name, metric) for metric in ("server_busy", "load_busy")]
+            rows.append([result.row.title, name, *map(span, figures), *(f"{figure.median:.0%}" if figure else NOTHING for figure in busy)])
+    return heads, rows
+
+
+def as_json(results: Sequence[RowResult], contestants: Sequence[Contestant], about: dict[str, Any]) -> dict[str, Any]:
+    """Everything: the machine, who took part, all samples, medians, ratios and goals."""
+    return {
+        "about": about,
+        "contestants": {one.name: {"version": one.version, "absent": one.absent or None} for one in contestants},
+        "rows": [
+            {
+                "name": result.row.name,
+                "title": result.row.title,
+                "group": result.row.group,
+                "main": result.row.main,
+                "per": result.row.per,
+                "samples": result.samples,
+                "reasons": result.reasons,
+                "spreads": {name: {metric: asdict(found) for metric in METRICS if (found := result.spread(name, metric))} for name in result.samples},
+                "ours_to_floor": _plain(result.ratio(OURS, "floor")),
+                "best_peer": result.best_peer,
+                "ours_to_best_peer": _plain(result.ratio(OURS, result.best_peer)) if result.best_peer else None,
+                "goals": [{"goal": sentence, "found": value, "met": met} for sentence, value, met in result.goals()],
+            }
+            for result in results
+        ],
+    }
+
+
+def _plain(figure: Spread | None) -> dict[str, float] | None:
+    return asdict(figure) if figure else None
+
+
+def about_machine() -> dict[str, Any]:
+    """What the figures depend on besides the programs."""
+    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": len(names),
+        "memory_gib": round(memory_kib / 1048576, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_average_before": Path("/proc/loadavg").read_text().split()[0],
+    }
+
+
+def write_json(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def print_tables(results: Sequence[RowResult], builds: Sequence[str], details: bool) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)  # a file or a pipe has no width that a table should bow to
+    notes = Notes()
+    tables = [("", *main_table(results, builds, notes))]
+    if details:
+        tables.append(("rates, latencies, cores", *detail_table(results)))
+    for title, heads, rows in tables:
+        table = Table(title=title or None, box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, head in enumerate(heads):
+            table.add_column(head, justify="left" if index == 0 or head in ("figure", "goal", "contestant") else "right")
+        for row in rows:
+            table.add_row(*(cell.replace("[", r"\[") for cell in row))
+        console.print(table)
+    for index, sentence in enumerate(notes.sentences, 1):
+        console.print(f"[{index}] {sentence}", markup=False, highlight=False)
