@@ -9,11 +9,17 @@ from aiouring._ring cimport BufferRing, Ring
 from aiouring.uapi cimport io_uring_cqe
 
 
+cdef enum:
+    STREAM_BUFFER_BYTES = 16384
+
+
 # Something that queues its requests at the end of the turn, so that all that was asked for in the turn goes out together.
 cdef class Flushable:
     cdef bint flush_queued
 
     cdef int flush(self) except -1
+    # For queue_bulk(): queue one large request, or none if it is not wanted any more.
+    cdef int start_bulk(self) except -1
 
 
 cdef class LoopCore:
@@ -27,6 +33,7 @@ cdef class LoopCore:
     cdef TimerHeap timers
     cdef list ready, ready_spare                # Handles, in the order in which they run
     cdef list flush_list, flush_spare           # Flushables
+    cdef object bulk_queue                      # deque of Flushables
     cdef io_uring_cqe batch[256]                # reaped and not yet dispatched
     cdef uint32_t batch_next, batch_count
     cdef long ring_thread                       # the kernel's id of the ring's only issuer, 0 before the first run
@@ -39,6 +46,7 @@ cdef class LoopCore:
     cdef int check_open(self) except -1
     cdef Handle add_ready(self, object callback, tuple args, object context)    # call_soon for native callers
     cdef int schedule_flush(self, Flushable flushable) except -1
+    cdef int queue_bulk(self, Flushable flushable) except -1        # start_bulk() will be called once, when it is its turn
     cdef BufferRing get_stream_buffers(self)        # made at the first use, remade when the ring is replaced: do not keep
     cdef BufferRing get_datagram_buffers(self)      # each holds a whole UDP datagram, its address and its header
     cdef int submit_now(self) except -1             # for what must reach the kernel before this call returns
@@ -48,6 +56,7 @@ cdef class LoopCore:
     cdef double now(self) noexcept
     cdef int turn(self) except -1
     cdef int flush_all(self) except -1
+    cdef int start_some_bulk(self) except -1
     cdef int64_t time_to_wait_ns(self) except? -2
     cdef int enter(self, int64_t timeout_ns) except -1
     cdef int dispatch(self) except -1

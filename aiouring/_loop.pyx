@@ -30,6 +30,7 @@ from aiouring._ring cimport BufferRing, Ring
 from aiouring.uapi cimport *
 
 import asyncio
+import collections
 import os
 import sys
 import time
@@ -46,7 +47,9 @@ cdef extern from "<sys/syscall.h>" nogil:
 cdef enum:
     BATCH_CQES = 256
     STREAM_BUFFERS = 256
-    STREAM_BUFFER_BYTES = 16384
+    # Large receives that one enter may make. Few: their memory is then still in the processor's cache when the protocol reads it and when
+    # it goes out again, and the next ones get the same memory.
+    BULK_PER_TURN = 8
     DATAGRAM_BUFFERS = 16
     # 64 KiB of payload, io_uring_recvmsg_out, and the largest socket address.
     DATAGRAM_BUFFER_BYTES = 65536 + 512
@@ -60,6 +63,9 @@ cdef object asyncio_Future = asyncio.Future
 
 cdef class Flushable:
     cdef int flush(self) except -1:
+        raise NotImplementedError
+
+    cdef int start_bulk(self) except -1:
         raise NotImplementedError
 
 
@@ -118,6 +124,7 @@ cdef class LoopCore:
         self.timers = TimerHeap()
         self.ready, self.ready_spare = [], []
         self.flush_list, self.flush_spare = [], []
+        self.bulk_queue = collections.deque()
         self.slow_callback_duration = 0.1
         self._clock_resolution = time.get_clock_info("monotonic").resolution
         self.wake_pipe = WakePipe(self)
@@ -210,6 +217,22 @@ cdef class LoopCore:
             self.flush_list.append(flushable)
         return 0
 
+    cdef int queue_bulk(self, Flushable flushable) except -1:
+        self.bulk_queue.append(flushable)
+        return 0
+
+    cdef int start_some_bulk(self) except -1:
+        cdef Flushable flushable
+        for _ in range(min(BULK_PER_TURN, len(self.bulk_queue))):
+            flushable = <Flushable>self.bulk_queue.popleft()
+            try:
+                flushable.start_bulk()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self.call_exception_handler({"message": f"Queueing requests of {flushable!r} failed", "exception": exc})
+        return 0
+
     # -- wake-ups ---------------------------------------------------------------------------------------------------------------------
 
     cdef int wake(self) except -1:
@@ -273,7 +296,7 @@ cdef class LoopCore:
         cdef Flushable flushable
         cdef Py_ssize_t count = len(flushables), index = 0
         if count == 0:
-            return 0
+            return self.start_some_bulk() if self.bulk_queue else 0
         self.flush_list = self.flush_spare
         try:
             while index < count:
@@ -291,14 +314,14 @@ cdef class LoopCore:
                 self.flush_list[0:0] = flushables[index:]       # an interrupt of one must not make the others wait for ever
             flushables.clear()
             self.flush_spare = flushables
-        return 0
+        return self.start_some_bulk() if self.bulk_queue else 0
 
     cdef int64_t time_to_wait_ns(self) except? -2:
         cdef TimerHandle first
         cdef double wait_ns
         # First of all: it drops cancelled timers, and with them whatever they held, whose destructors may call us.
         first = self.timers.first()
-        if self.ready or self.flush_list or self._stopping or self.batch_next != self.batch_count:
+        if self.ready or self.flush_list or self.bulk_queue or self._stopping or self.batch_next != self.batch_count:
             return 0
         if self.ring.cq_ready():
             return 0
@@ -575,6 +598,7 @@ cdef class LoopCore:
         finally:
             self.ops.closed = True
             self.flush_list.clear()
+            self.bulk_queue.clear()
             self.ring.close()
             if ended:
                 self.ops.abandon()

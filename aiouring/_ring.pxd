@@ -20,6 +20,8 @@ cdef class BufferRing:
     # The bytes of the buffer that a CQE names; it stays ours until give_back().
     cdef char *take(self, uint32_t cqe_flags) noexcept nogil
     cdef void give_back(self, uint32_t cqe_flags) noexcept nogil
+    # Both at once, for who wants the bytes as an object (and holds the GIL).
+    cdef bytes take_bytes(self, uint32_t cqe_flags, Py_ssize_t length)
 
 
 cdef class Ring:

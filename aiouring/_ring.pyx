@@ -10,6 +10,7 @@ virtual methods: a test build can put faults under it, and a hook can sit betwee
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EINVAL, ENOMEM, ENOSYS, EPERM, errno
 from libc.string cimport memset
@@ -451,6 +452,14 @@ cdef class BufferRing:
         self.tail += 1
         self.outstanding -= 1
         aiouring_store_release16(&self.slots[0].resv, self.tail)
+
+    cdef bytes take_bytes(self, uint32_t cqe_flags, Py_ssize_t length):
+        cdef bytes data
+        try:
+            data = PyBytes_FromStringAndSize(self.take(cqe_flags), length)
+        finally:
+            self.give_back(cqe_flags)
+        return data
 
     def __dealloc__(self):
         # The reference to the ring is dropped before this runs, yet a ring that still had receives in flight was closed by its loop,

@@ -21,6 +21,11 @@ cdef class StreamCore(Flushable):
     cdef int fd
     cdef uint64_t recv_request, send_request    # 0: none in flight
     cdef BufferRing recv_buffers                # what recv_request was armed with
+    cdef uint32_t recv_tag                      # what recv_request is: TAG_RECV, TAG_READABLE or TAG_BULK
+    cdef bint bulk                              # large receives, made when there is something to receive
+    cdef bint readable, bulk_queued, is_internet
+    cdef uint32_t size_votes                    # receives in a row that speak for the other way
+    cdef object bulk_target                     # where a large receive goes: a bytes object, or a memoryview of the protocol's buffer
     cdef bint buffered_protocol, reading, paused, eof_received, eof_written, closing, lost, lost_scheduled
     cdef bint backlog_scheduled, recv_cancelled
     cdef uint32_t writes_after_loss
@@ -39,8 +44,15 @@ cdef class StreamCore(Flushable):
     cdef int queue_requests(self) except -1
     cdef int arm_recv(self) except -1
     cdef int arm_send(self, uint32_t msg_flags) except -1
-    cdef int received(self, const char *data, Py_ssize_t length) except -1
-    cdef int hand_over(self, const char *data, Py_ssize_t length) except -1
+    cdef int received(self, uint32_t cqe_flags, int32_t length) except -1
+    cdef int note_size(self, int32_t length, uint32_t cqe_flags) except -1
+    cdef int wait_readable(self) except -1
+    cdef int bulk_received(self, int32_t res, uint32_t cqe_flags) except -1
+    cdef object protocol_buffer(self)
+    cdef int tell_buffer_updated(self, Py_ssize_t length) except -1
+    cdef int start_bulk(self) except -1
+    cdef int hand_over(self, bytes data) except -1
+    cdef int fill(self, const char *data, Py_ssize_t length) except -1
     cdef int fill_buffers(self, const char *data, Py_ssize_t length) except -1
     cdef int schedule_end(self, object error) except -1
     cdef int schedule_backlog(self) except -1

@@ -17,15 +17,16 @@ socket is closed right after it, and the core drops shell and protocol.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
 from aiouring._handle cimport new_handle
-from aiouring._loop cimport Flushable, LoopCore
+from aiouring._loop cimport STREAM_BUFFER_BYTES, Flushable, LoopCore
 from aiouring._op cimport os_error
-from aiouring._prep cimport prep_recv_multishot, prep_send, prep_sendmsg
+from aiouring._prep cimport prep_poll_add, prep_recv, prep_recv_multishot, prep_send, prep_sendmsg
 from aiouring._ring cimport BufferRing
 from aiouring.uapi cimport *
 
@@ -36,7 +37,14 @@ import warnings
 from asyncio import constants, transports, trsock
 from asyncio.log import logger
 
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+
 cdef extern from "Python.h":
+    object PyMemoryView_FromObject(object exporter)
+    Py_buffer *PyMemoryView_GET_BUFFER(object view)
+    int PyBytes_Resize "_PyBytes_Resize"(PyObject **data, Py_ssize_t length) except -1
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
@@ -48,7 +56,13 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     SEND_IOVECS_MAX = 256
     SEND_BYTES_MAX = 1 << 30            # a SEND's length has 32 bits; a short send is continued anyway
+    BULK_BYTES = 120 * 1024             # below malloc's own threshold for mappings, which would cost a page fault for each page
+    BULK_ENTER_VOTES = 3                # full buffers in a row, with more behind them
+    BULK_LEAVE_VOTES = 32               # small receives in a row
+    BULK_LEAVE_BYTES = 8192
     TAG_RECV = 1
+    TAG_READABLE = 3
+    TAG_BULK = 4
     TAG_SEND = 2
 
 cdef object INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -80,17 +94,20 @@ cdef class StreamCore(Flushable):
             self.loop.schedule_flush(self)
 
     cdef int arm_recv(self) except -1:
+        cdef io_uring_sqe *sqe
+        self.recv_cancelled = False
+        if self.bulk:
+            return self.wait_readable()
         self.recv_buffers = self.loop.get_stream_buffers()
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_RECV)
+        sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_RECV)
         prep_recv_multishot(sqe, self.fd, self.recv_buffers.group)
         self.recv_request = sqe.user_data
-        self.recv_cancelled = False
+        self.recv_tag = TAG_RECV
         return 0
 
     @staticmethod
     cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
         cdef StreamCore self = <StreamCore>owner
-        cdef BufferRing buffers
         cdef bint was_lost = self.lost
         if tag == TAG_SEND:
             self.send_request = 0
@@ -98,14 +115,12 @@ cdef class StreamCore(Flushable):
         if not cqe_flags & IORING_CQE_F_MORE:
             self.recv_request = 0
         if cqe_flags & IORING_CQE_F_BUFFER:
-            buffers = self.recv_buffers
-            try:
-                if res > 0:
-                    self.received(buffers.take(cqe_flags), res)
-                else:
-                    buffers.take(cqe_flags)
-            finally:
-                buffers.give_back(cqe_flags)
+            self.received(cqe_flags, res)
+        elif tag == TAG_BULK:
+            self.bulk_received(res, cqe_flags)
+        elif tag == TAG_READABLE and res >= 0:
+            self.readable = True        # or ended: the receive will say so
+            res = 1
         if res > 0:
             pass
         elif res == 0:
@@ -123,29 +138,162 @@ cdef class StreamCore(Flushable):
                 self.loop.schedule_flush(self)
         return 0
 
-    cdef int received(self, const char *data, Py_ssize_t length) except -1:
-        if self.closing or self.lost:
-            return 0                    # as in asyncio: a transport that closes reads no more
+    cdef int received(self, uint32_t cqe_flags, int32_t length) except -1:
+        cdef BufferRing buffers = self.recv_buffers
+        if length <= 0 or self.closing or self.lost:
+            buffers.take(cqe_flags)     # as in asyncio: a transport that closes reads no more
+            buffers.give_back(cqe_flags)
+            return 0
+        self.note_size(length, cqe_flags)
         if self.paused or self.backlog is not None:
             if self.backlog is None:
                 self.backlog = []
-            self.backlog.append(PyBytes_FromStringAndSize(data, length))
-            return 0
-        return self.hand_over(data, length)
+            self.backlog.append(buffers.take_bytes(cqe_flags, length))
+        elif self.buffered_protocol:
+            try:
+                self.fill(buffers.take(cqe_flags), length)
+            finally:
+                buffers.give_back(cqe_flags)
+        else:
+            self.hand_over(buffers.take_bytes(cqe_flags, length))
+        return 0
 
-    cdef int hand_over(self, const char *data, Py_ssize_t length) except -1:
-        cdef bint buffered = self.buffered_protocol
+    cdef int note_size(self, int32_t length, uint32_t cqe_flags) except -1:
+        """Choose the way of receiving by what the peer sends."""
+        cdef bint vote
+        if self.bulk:
+            vote = length <= BULK_LEAVE_BYTES
+        else:
+            # Messages of just this size fill a buffer as well, but leave nothing in the socket. (Unix sockets do not tell.)
+            vote = length == STREAM_BUFFER_BYTES and (cqe_flags & IORING_CQE_F_SOCK_NONEMPTY or not self.is_internet)
+        if not vote:
+            self.size_votes = 0
+            return 0
+        if not self.bulk:
+            PyMem_RawFree(PyMem_RawMalloc(2*1024*1024))
+        self.size_votes += 1
+        if self.size_votes >= (BULK_LEAVE_VOTES if self.bulk else BULK_ENTER_VOTES):
+            self.size_votes = 0
+            self.bulk = not self.bulk
+            self.loop.schedule_flush(self)
+        return 0
+
+    # -- large receives ---------------------------------------------------------------------------------------------------------------
+
+    cdef int wait_readable(self) except -1:
+        cdef io_uring_sqe *sqe
+        if self.readable:
+            if not self.bulk_queued:
+                self.bulk_queued = True
+                self.loop.queue_bulk(self)
+            return 0
+        sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_READABLE)
+        prep_poll_add(sqe, self.fd, POLLIN)
+        self.recv_request = sqe.user_data
+        self.recv_tag = TAG_READABLE
+        return 0
+
+    cdef int start_bulk(self) except -1:
+        cdef io_uring_sqe *sqe
+        cdef void *memory
+        cdef Py_ssize_t length
+        self.bulk_queued = False
+        if self.recv_request != 0 or not self.bulk or not self.wants_data():
+            return 0
+        if self.buffered_protocol:
+            self.bulk_target = self.protocol_buffer()
+            if self.bulk_target is None:
+                return 0                # it raised, or closed the transport
+            memory = PyMemoryView_GET_BUFFER(self.bulk_target).buf
+            length = PyMemoryView_GET_BUFFER(self.bulk_target).len
+        else:
+            self.bulk_target = PyBytes_FromStringAndSize(NULL, BULK_BYTES)
+            memory = PyBytes_AS_STRING(self.bulk_target)
+            length = BULK_BYTES
+        sqe = self.loop.ops.begin(self, StreamCore.complete, TAG_BULK)
+        prep_recv(sqe, self.fd, memory, <uint32_t>(length if length < SEND_BYTES_MAX else SEND_BYTES_MAX), MSG_DONTWAIT)
+        self.recv_request = sqe.user_data
+        self.recv_tag = TAG_BULK
+        return 0
+
+    cdef object protocol_buffer(self):
         PyContext_Enter(self.context)
         try:
-            if buffered:
-                self.fill_buffers(data, length)
-            else:
-                self.protocol.data_received(PyBytes_FromStringAndSize(data, length))
+            view = PyMemoryView_FromObject(self.protocol.get_buffer(-1))
+            if PyMemoryView_GET_BUFFER(view).readonly or not PyMemoryView_GET_BUFFER(view).len:
+                raise RuntimeError("get_buffer() returned an empty buffer")
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            method = "buffer_updated() or get_buffer()" if buffered else "data_received()"
-            self.fatal_error(exc, f"Fatal error: protocol.{method} call failed.")
+            self.fatal_error(exc, "Fatal error: protocol.get_buffer() call failed.")
+            return None
+        finally:
+            PyContext_Exit(self.context)
+        return view if self.wants_data() else None
+
+    cdef int bulk_received(self, int32_t length, uint32_t cqe_flags) except -1:
+        cdef PyObject *raw
+        cdef object target = self.bulk_target
+        cdef bytes data
+        self.bulk_target = None
+        # What the kernel says of the socket; not all say it of unix sockets, where a full buffer speaks for more.
+        self.readable = length > 0 and (cqe_flags & IORING_CQE_F_SOCK_NONEMPTY or not self.is_internet and length >= BULK_BYTES)
+        if length <= 0 or self.closing or self.lost:
+            return 0
+        self.note_size(length, cqe_flags)
+        if not PyBytes_CheckExact(target):
+            if self.paused or self.backlog is not None or not self.buffered_protocol:
+                data = bytes(target[:length])
+            else:
+                return self.tell_buffer_updated(length)
+        else:
+            raw = <PyObject *>target
+            Py_INCREF(target)
+            target = None
+            PyBytes_Resize(&raw, length)
+            data = <bytes>raw
+            Py_DECREF(data)
+        if self.paused or self.backlog is not None:
+            if self.backlog is None:
+                self.backlog = []
+            self.backlog.append(data)
+            return 0
+        if self.buffered_protocol:
+            return self.fill(PyBytes_AS_STRING(data), length)
+        return self.hand_over(data)
+
+    cdef int tell_buffer_updated(self, Py_ssize_t length) except -1:
+        PyContext_Enter(self.context)
+        try:
+            self.protocol.buffer_updated(length)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
+        finally:
+            PyContext_Exit(self.context)
+        return 0
+
+    cdef int hand_over(self, bytes data) except -1:
+        PyContext_Enter(self.context)
+        try:
+            self.protocol.data_received(data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+        finally:
+            PyContext_Exit(self.context)
+        return 0
+
+    cdef int fill(self, const char *data, Py_ssize_t length) except -1:
+        PyContext_Enter(self.context)
+        try:
+            self.fill_buffers(data, length)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.fatal_error(exc, "Fatal error: protocol.buffer_updated() or get_buffer() call failed.")
         finally:
             PyContext_Exit(self.context)
         return 0
@@ -259,10 +407,12 @@ cdef class StreamCore(Flushable):
             while index < len(backlog) and not self.paused and not self.closing and not self.lost:
                 item = backlog[index]
                 index += 1
-                if isinstance(item, bytes):
-                    self.hand_over(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
-                else:
+                if not isinstance(item, bytes):
                     self.schedule_end(item)
+                elif self.buffered_protocol:
+                    self.fill(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
+                else:
+                    self.hand_over(item)
         finally:
             if index < len(backlog) and not self.closing and not self.lost:
                 self.backlog = (self.backlog or []) + backlog[index:]
@@ -373,7 +523,7 @@ cdef class StreamCore(Flushable):
         if self.recv_request == 0:
             if self.wants_data():
                 self.arm_recv()
-        elif not self.recv_cancelled and not self.wants_data():
+        elif not self.recv_cancelled and (self.bulk != (self.recv_tag != TAG_RECV) or not self.wants_data()):
             self.recv_cancelled = True
             self.loop.ops.cancel(self.recv_request)
         if self.send_request == 0 and not self.lost and (self.sending is not None or self.queue):
@@ -606,6 +756,7 @@ class StreamTransport(transports._FlowControlMixin):
         core.shell = self
         core.sock = sock
         core.fd = sock.fileno()
+        core.is_internet = sock.family in INTERNET_FAMILIES
         core.server = server
         core.context = PyContext_CopyCurrent() if context is None else context
         core.set_write_buffer_limits(None, None)
