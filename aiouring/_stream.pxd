@@ -4,8 +4,8 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
-from aiouring._loop cimport Flushable, LoopCore
 from aiouring._ring cimport BufferRing
+from aiouring._transport cimport TransportCore
 
 cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
@@ -14,27 +14,22 @@ cdef extern from "<sys/socket.h>" nogil:
         size_t msg_iovlen
 
 
-cdef class StreamCore(Flushable):
-    cdef LoopCore loop
-    cdef object shell, sock, protocol, context, server, error, empty_waiter
-    cdef object paused_protocol                 # whom pause_writing() was called on, None: nobody
-    cdef int fd
+cdef class StreamCore(TransportCore):
+    cdef object server, empty_waiter
     cdef uint64_t recv_request, send_request    # 0: none in flight
     cdef BufferRing recv_buffers                # what recv_request was armed with
-    cdef bint buffered_protocol, reading, paused, eof_received, eof_written, closing, lost, lost_scheduled
+    cdef bint buffered_protocol, reading, eof_received, eof_written
+    cdef bint lost                              # no more data in either direction: connection_lost follows the last CQE
     cdef bint backlog_scheduled, recv_cancelled
-    cdef uint32_t writes_after_loss
     cdef list backlog                           # what came after pause_reading: bytes, then perhaps None (EOF) or an exception
     cdef list queue                             # bytes to send after `sending`
     cdef list sending                           # bytes of the send in flight; kept until its last CQE
     cdef Py_ssize_t sending_index, sending_offset
-    cdef size_t unsent_bytes, high_water_bytes, low_water_bytes
     cdef iovec *iovecs
     cdef msghdr header
 
     @staticmethod
     cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
-    cpdef close(self)
     cdef bint wants_data(self) noexcept
     cdef int queue_requests(self) except -1
     cdef int arm_recv(self) except -1
@@ -51,11 +46,6 @@ cdef class StreamCore(Flushable):
     cdef int check_write(self) except -1
     cdef int enqueue(self, object data) except -1
     cdef int after_enqueue(self) except -1
-    cdef int tell(self, str method, object protocol) except -1
-    cdef int resume_protocol(self) except -1
-    cdef int fatal_error(self, object error, str message) except -1
-    cdef int force_close(self, object error) except -1
     cdef int drop_queue(self) except -1
     cdef int lose(self, object error) except -1
-    cdef int finish(self) except -1
     cdef int finish_now(self) except -1

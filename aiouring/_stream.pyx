@@ -1,6 +1,6 @@
 """Stream socket transports: TCP and unix, client and server. (TLS runs above them.)
 
-Used by `network` (which makes them) and by user code through asyncio.Transport. Calls `_loop`, `_op`, `_ring`.
+Used by `network` (which makes them) and by user code through asyncio.Transport. Calls `_transport`, `_loop`, `_op`, `_ring`.
 
 A receive: one multishot RECV with provided buffers stays armed; each CQE's bytes are copied once, exactly sized, handed to the protocol,
 and the buffer goes back to the kernel in the same turn. pause_reading() cancels it at the end of the turn; what was already on its way
@@ -23,23 +23,20 @@ from libc.string cimport memcpy
 from posix.uio cimport iovec
 
 from aiouring._handle cimport new_handle
-from aiouring._loop cimport Flushable, LoopCore
+from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
 from aiouring._prep cimport prep_recv_multishot, prep_send, prep_sendmsg
 from aiouring._ring cimport BufferRing
+from aiouring._transport cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, TransportCore
 from aiouring.uapi cimport *
 
 import asyncio
 import socket
 import sys
-import warnings
-from asyncio import constants, transports, trsock
+from asyncio import constants, transports
 from asyncio.log import logger
 
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
+from aiouring._transport import SocketShell
 
 cdef extern from "<sys/socket.h>" nogil:
     int MSG_DONTWAIT
@@ -55,17 +52,26 @@ cdef object INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 cdef bint SERVER_KNOWS_ITS_TRANSPORTS = sys.version_info >= (3, 13)
 
 
-cdef class StreamCore(Flushable):
+cdef class StreamCore(TransportCore):
 
     def __cinit__(self):
         self.queue = []
-        self.fd = -1
 
     def __dealloc__(self):
         PyMem_RawFree(self.iovecs)
 
-    def __repr__(self):
-        return repr(self.shell) if self.shell is not None else f"<StreamCore fd={self.fd} lost>"
+    cdef int set_protocol(self, object protocol) except -1:
+        self.protocol = protocol
+        # By class as in asyncio; a protocol that has only the buffered interface is taken by it, as uvloop does.
+        self.buffered_protocol = (isinstance(protocol, asyncio.BufferedProtocol)
+                                  or (hasattr(protocol, "get_buffer") and not hasattr(protocol, "data_received")))
+        return 0
+
+    cdef bint receiving(self) noexcept:
+        return self.recv_request != 0
+
+    cdef bint sending_now(self) noexcept:
+        return self.send_request != 0
 
     # -- receiving --------------------------------------------------------------------------------------------------------------------
 
@@ -74,7 +80,7 @@ cdef class StreamCore(Flushable):
         return (self.reading and not self.paused and self.backlog is None and not self.closing and not self.lost
                 and not self.eof_received)
 
-    def start_reading(self):
+    def start(self):
         if not self.closing and not self.lost:
             self.reading = True
             self.loop.schedule_flush(self)
@@ -224,24 +230,12 @@ cdef class StreamCore(Flushable):
             return 0
         return self.fatal_error(error, "Fatal read error on socket transport")
 
-    def pause_reading(self):
-        if not self.is_reading():
-            return
-        self.loop.ops.check()
-        self.paused = True
-        self.loop.schedule_flush(self)
-        if self.loop._debug:
-            logger.debug("%r pauses reading", self.shell)
+    cdef int reading_paused(self) except -1:
+        return self.loop.schedule_flush(self)
 
-    def resume_reading(self):
-        if self.closing or not self.paused:
-            return
-        self.loop.ops.check()
-        self.paused = False
+    cdef int reading_resumed(self) except -1:
         self.schedule_backlog()
-        self.loop.schedule_flush(self)
-        if self.loop._debug:
-            logger.debug("%r resumes reading", self.shell)
+        return self.loop.schedule_flush(self)
 
     def loop_context(self):
         # replay_backlog enters the transport's context itself, for each item, so it must not run inside it.
@@ -304,32 +298,8 @@ cdef class StreamCore(Flushable):
                 self.loop.complete_now(self.send_request)
             else:
                 self.loop.schedule_flush(self)
-        if self.unsent_bytes > self.high_water_bytes and self.paused_protocol is not self.protocol:
-            # A protocol that was replaced while it was paused is let go: the new one writes now.
-            former = self.paused_protocol
-            self.paused_protocol = self.protocol
-            self.tell("resume_writing", former)
-            self.tell("pause_writing", self.protocol)
-        return 0
-
-    cdef int tell(self, str method, object protocol) except -1:
-        """Call pause_writing or resume_writing in the transport's context."""
-        cdef bint entered = True
-        if protocol is None:
-            return 0
-        try:
-            PyContext_Enter(self.context)
-        except RuntimeError:
-            entered = False             # write() was called by a protocol callback: this is that context already
-        try:
-            getattr(protocol, method)()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self.report(exc, f"protocol.{method}() failed")
-        finally:
-            if entered:
-                PyContext_Exit(self.context)
+        if self.unsent_bytes > self.high_water_bytes:
+            self.pause_protocol()
         return 0
 
     def write(self, data):
@@ -338,9 +308,7 @@ cdef class StreamCore(Flushable):
         self.check_write()
         if self.lost:
             if data:
-                if self.writes_after_loss >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-                    logger.warning("socket.send() raised exception.")
-                self.writes_after_loss += 1
+                self.count_lost_write("socket.send() raised exception.")
             return
         self.loop.ops.check()           # refuse before anything has changed
         self.enqueue(data)
@@ -443,7 +411,8 @@ cdef class StreamCore(Flushable):
             self.sending = None
         if self.unsent_bytes:
             self.loop.schedule_flush(self)
-        self.resume_protocol()          # may write more
+        if self.paused_protocol is not None:
+            self.resume_protocol()      # may write more
         if self.unsent_bytes == 0:
             self.all_sent()
         return 0
@@ -455,46 +424,17 @@ cdef class StreamCore(Flushable):
             self.lose(None)
             self.finish()
         elif self.eof_written:
-            self.sock.shutdown(socket.SHUT_WR)
+            self.file.shutdown(socket.SHUT_WR)
         return 0
-
-    cdef int resume_protocol(self) except -1:
-        # The protocol that was paused is told, also if start_tls() put another in its place meanwhile.
-        if self.paused_protocol is not None and self.unsent_bytes <= self.low_water_bytes:
-            protocol, self.paused_protocol = self.paused_protocol, None
-            self.tell("resume_writing", protocol)
-        return 0
-
-    def set_write_buffer_limits(self, high, low):
-        if high is None:
-            high = 64 * 1024 if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self.high_water_bytes = high
-        self.low_water_bytes = low
 
     def write_eof(self):
         if self.closing or self.eof_written:
             return
         self.eof_written = True
         if self.unsent_bytes == 0:
-            self.sock.shutdown(socket.SHUT_WR)
+            self.file.shutdown(socket.SHUT_WR)
 
     # -- the end ----------------------------------------------------------------------------------------------------------------------
-
-    def report(self, exc, message):
-        self.loop.call_exception_handler(
-            {"message": message, "exception": exc, "transport": self.shell, "protocol": self.protocol})
-
-    cdef int fatal_error(self, object error, str message) except -1:
-        if isinstance(error, OSError):
-            if self.loop._debug:
-                logger.debug("%r: %s", self.shell, message, exc_info=error)
-        else:
-            self.report(error, message)
-        return self.force_close(error)
 
     cpdef close(self):
         if self.closing or self.lost:
@@ -543,13 +483,6 @@ cdef class StreamCore(Flushable):
         self.loop.ops.cancel(self.send_request)
         return 0
 
-    cdef int finish(self) except -1:
-        if self.recv_request or self.send_request or self.lost_scheduled:
-            return 0
-        self.lost_scheduled = True
-        self.loop.add_ready(self.call_connection_lost, (), self.context)
-        return 0
-
     cdef int finish_now(self) except -1:
         # The answer to a cancel comes a turn after abort() or close(): that is when asyncio calls connection_lost(), also in a loop that
         # stops with this turn. What was lost in this very completion waits for the next turn, as there.
@@ -558,27 +491,18 @@ cdef class StreamCore(Flushable):
         self.lost_scheduled = True
         return new_handle(self.loop, self.call_connection_lost, (), self.context).run()
 
-    def call_connection_lost(self):
-        protocol, server, sock, shell = self.protocol, self.server, self.sock, self.shell
-        try:
-            protocol.connection_lost(self.error)
-        finally:
-            sock.close()
-            self.fd = -1
-            self.sending = None
-            self.queue = []
-            # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
-            self.protocol = self.server = self.shell = self.error = self.paused_protocol = None
-            if self.empty_waiter is not None and not self.empty_waiter.done():
-                self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
-            if server is not None:
-                if SERVER_KNOWS_ITS_TRANSPORTS:
-                    server._detach(shell)
-                else:
-                    server._detach()
-
-    def is_reading(self):
-        return not self.closing and not self.paused and not self.lost
+    cdef int let_go(self, object shell) except -1:
+        server, self.server = self.server, None
+        self.sending = None
+        self.queue = []
+        if self.empty_waiter is not None and not self.empty_waiter.done():
+            self.empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
+        if server is not None:
+            if SERVER_KNOWS_ITS_TRANSPORTS:
+                server._detach(shell)
+            else:
+                server._detach()
+        return 0
 
     def make_empty_waiter(self):
         if self.empty_waiter is not None:
@@ -589,7 +513,7 @@ cdef class StreamCore(Flushable):
         return self.empty_waiter
 
 
-class StreamTransport(transports._FlowControlMixin):
+class StreamTransport(SocketShell, transports._FlowControlMixin):
     """A connected stream socket. Made by the loop's create_connection, create_server and their relatives."""
 
     # asyncio's sendfile insists on its own flow-control class, an asyncio.Transport with slots of which only `_loop` is used here.
@@ -602,24 +526,9 @@ class StreamTransport(transports._FlowControlMixin):
         transports.BaseTransport.__init__(self, extra)
         self._core = core
         self._loop = loop
-        core.loop = loop
-        core.shell = self
-        core.sock = sock
-        core.fd = sock.fileno()
+        core.attach(self, loop, sock, protocol, context)
         core.server = server
-        core.context = PyContext_CopyCurrent() if context is None else context
-        core.set_write_buffer_limits(None, None)
-        self._extra["socket"] = trsock.TransportSocket(sock)
-        try:
-            self._extra["sockname"] = sock.getsockname()
-        except OSError:
-            self._extra["sockname"] = None
-        if "peername" not in self._extra:
-            try:
-                self._extra["peername"] = sock.getpeername()
-            except OSError:
-                self._extra["peername"] = None      # the peer has gone already: the receive will say so
-        self.set_protocol(protocol)
+        self._note_addresses(sock)
         if server is not None:
             if SERVER_KNOWS_ITS_TRANSPORTS:
                 server._attach(self)
@@ -629,23 +538,7 @@ class StreamTransport(transports._FlowControlMixin):
         if sock.family in INTERNET_FAMILIES and sock.type == socket.SOCK_STREAM and sock.proto in (0, socket.IPPROTO_TCP):
             # asyncio does so only where the protocol number is given; 0 means TCP as well.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        loop.add_ready(protocol.connection_made, (self,), core.context)
-        loop.add_ready(core.start_reading, (), core.context)
-        if waiter is not None:
-            loop.add_ready(asyncio.futures._set_result_unless_cancelled, (waiter, None), None)
-
-    def __repr__(self):
-        cdef StreamCore core = self._core
-        info = [type(self).__name__]
-        if core.fd < 0:
-            info.append("closed")
-        elif core.closing:
-            info.append("closing")
-        if core.fd >= 0:
-            info.append(f"fd={core.fd}")
-            info.append("read=idle" if not core.recv_request else "read=polling")
-            info.append(f"write=<{'polling' if core.send_request else 'idle'}, bufsize={core.unsent_bytes}>")
-        return "<" + " ".join(info) + ">"
+        core.announce(waiter)
 
     def write(self, data):
         """Send bytes; they go out together with all that is written in this turn. Exact bytes objects are not copied."""
@@ -662,51 +555,6 @@ class StreamTransport(transports._FlowControlMixin):
     def can_write_eof(self):
         return True
 
-    def close(self):
-        """Send what is queued, then close. connection_lost(None) follows."""
-        (<StreamCore>self._core).close()
-
-    def abort(self):
-        """Close at once; what the socket does not take without waiting is dropped. connection_lost(None) follows."""
-        (<StreamCore>self._core).force_close(None)
-
-    def is_closing(self):
-        return (<StreamCore>self._core).closing
-
-    def pause_reading(self):
-        """Call data_received no more until resume_reading(). What arrives meanwhile waits."""
-        (<StreamCore>self._core).pause_reading()
-
-    def resume_reading(self):
-        (<StreamCore>self._core).resume_reading()
-
-    def is_reading(self):
-        return (<StreamCore>self._core).is_reading()
-
-    def set_protocol(self, protocol):
-        cdef StreamCore core = self._core
-        core.protocol = protocol
-        # By class as in asyncio; a protocol that has only the buffered interface is taken by it, as uvloop does.
-        core.buffered_protocol = (isinstance(protocol, asyncio.BufferedProtocol)
-                                  or (hasattr(protocol, "get_buffer") and not hasattr(protocol, "data_received")))
-
-    def get_protocol(self):
-        return (<StreamCore>self._core).protocol
-
-    def set_write_buffer_limits(self, high=None, low=None):
-        """Water marks, in bytes, of the write buffer: pause_writing above `high`, resume_writing at `low`."""
-        cdef StreamCore core = self._core
-        core.set_write_buffer_limits(high, low)
-        if core.unsent_bytes > core.high_water_bytes:
-            core.after_enqueue()
-
-    def get_write_buffer_limits(self):
-        return ((<StreamCore>self._core).low_water_bytes, (<StreamCore>self._core).high_water_bytes)
-
-    def get_write_buffer_size(self):
-        """Bytes that were written and are not yet sent."""
-        return (<StreamCore>self._core).unsent_bytes
-
     # What `tls` and asyncio's own code (sslproto, sendfile) use of a transport beyond the public interface.
 
     def _force_close(self, exc):
@@ -722,10 +570,6 @@ class StreamTransport(transports._FlowControlMixin):
         (<StreamCore>self._core).empty_waiter = None
 
     @property
-    def _protocol_paused(self):
-        return (<StreamCore>self._core).paused_protocol is not None
-
-    @property
     def _context(self):
         return (<StreamCore>self._core).context
 
@@ -736,21 +580,3 @@ class StreamTransport(transports._FlowControlMixin):
     @property
     def _paused(self):
         return (<StreamCore>self._core).paused
-
-    @property
-    def _sock(self):
-        return (<StreamCore>self._core).sock
-
-    @property
-    def _sock_fd(self):
-        return (<StreamCore>self._core).fd
-
-    @property
-    def _protocol(self):
-        return (<StreamCore>self._core).protocol
-
-    def __del__(self):
-        cdef StreamCore core = self._core
-        if core is not None and core.fd >= 0 and core.sock is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            core.sock.close()
