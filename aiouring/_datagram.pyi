@@ -4,11 +4,12 @@ import asyncio
 import socket
 from typing import Any
 
-from aiouring._loop import Flushable, LoopCore
+from aiouring._loop import LoopCore
+from aiouring._transport import SocketShell, TransportCore
 
-class DatagramCore(Flushable): ...
+class DatagramCore(TransportCore): ...
 
-class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
+class DatagramTransport(SocketShell, asyncio.Transport, asyncio.DatagramTransport):
     def __init__(
         self,
         loop: LoopCore,
@@ -18,9 +19,6 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None: ...
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
-    def get_write_buffer_limits(self) -> tuple[int, int]: ...
-    def get_write_buffer_size(self) -> int: ...
 
 class DatagramMixin:
     # asyncio's arguments, and reuse_address

@@ -1,7 +1,7 @@
 """Datagram transports: UDP and unix datagram sockets.
 
 Used by asyncio.BaseEventLoop.create_datagram_endpoint (through DatagramMixin) and by user code through asyncio.DatagramTransport. Calls
-`_loop`, `_op`, `_ring` and `_address`.
+`_transport`, `_loop`, `_op`, `_ring` and `_address`.
 
 A receive, internet families: one multishot RECVMSG with provided buffers stays armed. The kernel writes io_uring_recvmsg_out, the sender's
 address and the payload into a buffer; the payload is copied once, exactly sized, and the buffer goes back. Unix datagrams may be larger
@@ -41,25 +41,21 @@ from aiouring._address cimport (
     to_sockaddr,
     to_sockaddr_blocking,
 )
-from aiouring._loop cimport Flushable, LoopCore
+from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
 from aiouring._prep cimport prep_poll_add, prep_recvmsg, prep_recvmsg_multishot, prep_sendmsg, use_registered_file
 from aiouring._ring cimport BufferRing, Ring
+from aiouring._transport cimport PyContext_Enter, PyContext_Exit, TransportCore
 from aiouring.uapi cimport *
 
 import asyncio
 import socket
 import sys
 import warnings
-from asyncio import constants, selector_events, trsock
-from asyncio.log import logger
+from asyncio import selector_events
 
 from aiouring._address import HostNotLiteral
-
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
+from aiouring._transport import SocketShell
 
 cdef extern from "<sys/socket.h>" nogil:
     int MSG_DONTWAIT
@@ -93,16 +89,15 @@ cdef struct send_request:
     iovec payload
 
 
-cdef class DatagramCore(Flushable):
-    cdef LoopCore loop
-    cdef object shell, sock, protocol, context, address, peername, error
-    cdef int fd, family
+cdef class DatagramCore(TransportCore):
+    # writes_after_loss is as asyncio's _conn_lost here: not 0 from the time when connection_lost is due; it counts later writes.
+    cdef object address, peername
+    cdef int family
     cdef int file_index                 # in file_ring's table of registered files, -1: not there
     cdef Ring file_ring
     cdef bint connected                 # datagrams go out without an address
-    cdef bint reading, paused, delivery_scheduled, closing, aborted, lost_scheduled, protocol_paused
+    cdef bint reading, delivery_scheduled, aborted
     cdef bint dropping                  # what could not be sent yet is not sent any more
-    cdef uint32_t conn_lost             # as in asyncio: not 0 from the time when connection_lost is due; counts later writes
     # Receiving.
     cdef uint64_t receive_request
     cdef BufferRing receive_buffers     # what receive_request was armed with
@@ -118,7 +113,6 @@ cdef class DatagramCore(Flushable):
     # Sending.
     cdef list queue                     # (data, sockaddr or None) in order, from queue_head on; None: sent
     cdef Py_ssize_t queue_head
-    cdef size_t unsent_bytes, high_water_bytes, low_water_bytes
     cdef send_request batch[BATCH_MAX]
     cdef uint32_t batch_left            # CQEs that the batch in flight still owes
     cdef uint64_t room_request          # the poll request that waits for room
@@ -132,13 +126,10 @@ cdef class DatagramCore(Flushable):
     def __cinit__(self):
         self.queue = []
         self.arrivals = []
-        self.fd = self.file_index = -1
+        self.file_index = -1
 
     def __dealloc__(self):
         PyMem_RawFree(self.own_buffer)
-
-    def __repr__(self):
-        return repr(self.shell) if self.shell is not None else f"<DatagramCore fd={self.fd} lost>"
 
     @staticmethod
     cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
@@ -162,7 +153,7 @@ cdef class DatagramCore(Flushable):
     cdef bint wants_datagrams(self) noexcept:
         return self.reading and not self.paused and not self.closing and len(self.arrivals) == 0
 
-    def start_reading(self):
+    def start(self):
         if not self.closing:
             self.reading = True
             self.loop.schedule_flush(self)
@@ -265,6 +256,9 @@ cdef class DatagramCore(Flushable):
         if self.paused or len(self.arrivals):
             self.arrivals.append(item)
             return self.schedule_delivery()
+        return self.hand_over_in_context(item)
+
+    cdef int hand_over_in_context(self, object item) except -1:
         PyContext_Enter(self.context)
         try:
             self.hand_over(item)
@@ -273,7 +267,7 @@ cdef class DatagramCore(Flushable):
         return 0
 
     cdef int hand_over(self, object item) except -1:
-        """Call the protocol, in the transport's context."""
+        """Give the protocol a datagram or tell it of an error. Runs in the transport's context."""
         try:
             if isinstance(item, tuple):
                 data, sender = <tuple>item
@@ -309,24 +303,12 @@ cdef class DatagramCore(Flushable):
             if self.receive_request == 0 and self.wants_datagrams():
                 self.loop.schedule_flush(self)
 
-    def pause_reading(self):
-        if self.closing or self.paused:
-            return
-        self.loop.ops.check()
-        self.paused = True
-        self.loop.ops.cancel(self.receive_request)
-        if self.loop._debug:
-            logger.debug("%r pauses reading", self.shell)
+    cdef int reading_paused(self) except -1:
+        return self.loop.ops.cancel(self.receive_request)
 
-    def resume_reading(self):
-        if self.closing or not self.paused:
-            return
-        self.loop.ops.check()
-        self.paused = False
+    cdef int reading_resumed(self) except -1:
         self.schedule_delivery()
-        self.loop.schedule_flush(self)
-        if self.loop._debug:
-            logger.debug("%r resumes reading", self.shell)
+        return self.loop.schedule_flush(self)
 
     # -- sending ----------------------------------------------------------------------------------------------------------------------
 
@@ -340,10 +322,8 @@ cdef class DatagramCore(Flushable):
             if addr is not None and addr != self.address:
                 raise ValueError(f"Invalid address: must be None or {self.address}")
             addr = self.address
-        if (self.conn_lost and self.address) or self.sock is None:
-            if self.conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-                logger.warning("socket.send() raised exception.")
-            self.conn_lost += 1
+        if (self.writes_after_loss and self.address) or self.file is None:
+            self.count_lost_write("socket.send() raised exception.")
             return
         self.loop.ops.check()
         if self.aborted and self.dropping:
@@ -365,7 +345,8 @@ cdef class DatagramCore(Flushable):
         self.unsent_bytes += PyBytes_GET_SIZE(data) + HEADER_BYTES
         if self.batch_left == 0 and not self.waits_for_room():
             self.loop.schedule_flush(self)
-        self.maybe_pause()
+        if self.unsent_bytes > self.high_water_bytes:
+            self.pause_protocol()
 
     cdef bytes name_of(self, object addr):
         """The sockaddr of an address. A host name is looked up here and now, as the socket's sendto() does."""
@@ -438,24 +419,12 @@ cdef class DatagramCore(Flushable):
             self.batch_ended()
         try:
             if res < 0 and res != -ECANCELED and res != -EAGAIN:
-                self.send_failed(res)
-            if self.batch_left == 0:
-                self.maybe_resume()
+                self.hand_over_in_context(res)
+            if self.batch_left == 0 and not self.aborted:
+                self.resume_protocol()
         finally:
             if self.closing:
                 self.finish()
-        return 0
-
-    cdef int send_failed(self, int32_t res) except -1:
-        PyContext_Enter(self.context)
-        try:
-            self.protocol.error_received(os_error(res))
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self.report(exc, "Exception in callback protocol.error_received()")
-        finally:
-            PyContext_Exit(self.context)
         return 0
 
     cdef int batch_ended(self) except -1:
@@ -506,58 +475,9 @@ cdef class DatagramCore(Flushable):
             self.loop.schedule_flush(self)
         return 0
 
-    cdef int maybe_pause(self) except -1:
-        if self.unsent_bytes > self.high_water_bytes and not self.protocol_paused:
-            self.protocol_paused = True
-            try:
-                self.protocol.pause_writing()
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self.report(exc, "protocol.pause_writing() failed")
-        return 0
-
-    cdef int maybe_resume(self) except -1:
-        if self.protocol_paused and self.unsent_bytes <= self.low_water_bytes and not self.aborted:
-            self.protocol_paused = False
-            PyContext_Enter(self.context)
-            try:
-                self.protocol.resume_writing()
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self.report(exc, "protocol.resume_writing() failed")
-            finally:
-                PyContext_Exit(self.context)
-        return 0
-
-    def set_write_buffer_limits(self, high, low):
-        if high is None:
-            high = 64 * 1024 if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self.high_water_bytes = high
-        self.low_water_bytes = low
-        if self.protocol is not None:
-            self.maybe_pause()
-
     # -- the end ----------------------------------------------------------------------------------------------------------------------
 
-    def report(self, exc, message):
-        self.loop.call_exception_handler(
-            {"message": message, "exception": exc, "transport": self.shell, "protocol": self.protocol})
-
-    cdef int fatal_error(self, object error, str message) except -1:
-        if isinstance(error, OSError):
-            if self.loop._debug:
-                logger.debug("%r: %s", self.shell, message, exc_info=error)
-        else:
-            self.report(error, message)
-        return self.force_close(error)
-
-    def close(self):
+    cpdef close(self):
         if self.closing:
             return
         self.loop.check_open()
@@ -565,7 +485,7 @@ cdef class DatagramCore(Flushable):
         self.closing = True
         # What waits for the end of this turn would in asyncio have been sent by now, so it does not count as a filled buffer.
         if self.batch_left == 0 and not self.waits_for_room():
-            self.conn_lost += 1
+            self.writes_after_loss += 1
         self.loop.ops.cancel(self.receive_request)
         self.finish()
 
@@ -576,9 +496,9 @@ cdef class DatagramCore(Flushable):
         self.loop.check_open()
         self.loop.ops.check()
         self.aborted = self.closing = True
-        if self.conn_lost == 0:
+        if self.writes_after_loss == 0:
             self.error = error
-        self.conn_lost += 1
+        self.writes_after_loss += 1
         if not self.batch_left and not self.waits_for_room():
             self.loop.ops.cancel(self.receive_request)
         else:
@@ -606,31 +526,32 @@ cdef class DatagramCore(Flushable):
             self.loop.ops.withdraw(self.batch[index].request)
         return self.loop.ops.cancel_file(self.file_index)
 
+    cdef bint receiving(self) noexcept:
+        return self.receive_request != 0
+
+    cdef bint sending_now(self) noexcept:
+        return self.batch_left != 0
+
+    cdef bint idle(self) noexcept:
+        # What is left to send may wait for room, and then for the end of a turn.
+        return not self.receive_request and not self.room_request and not self.batch_left and not len(self.queue)
+
     cdef int finish(self) except -1:
-        """connection_lost is due when nothing is in flight and nothing is left to send."""
-        if self.receive_request or self.room_request or self.batch_left or len(self.queue) or self.lost_scheduled:
-            return 0
-        self.lost_scheduled = True
-        if self.conn_lost == 0:
-            self.conn_lost = 1
-        self.loop.add_ready(self.call_connection_lost, (), self.context)
+        TransportCore.finish(self)
+        if self.lost_scheduled and self.writes_after_loss == 0:
+            self.writes_after_loss = 1
         return 0
 
-    def call_connection_lost(self):
-        try:
-            self.protocol.connection_lost(self.error)
-        finally:
-            if self.file_ring is self.loop.ring:
-                self.file_ring.unregister_file(self.file_index)     # else the table would keep the socket open
-            self.sock.close()
-            # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
-            self.sock = self.protocol = self.shell = self.error = None
-            self.last_sender = self.last_target = None
-            self.arrivals.clear()
-            self.last_name_bytes = 0
+    cdef int let_go(self, object shell) except -1:
+        if self.file_ring is self.loop.ring:
+            self.file_ring.unregister_file(self.file_index)     # else the table would keep the socket open
+        self.last_sender = self.last_target = None
+        self.arrivals.clear()
+        self.last_name_bytes = 0
+        return 0
 
 
-class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
+class DatagramTransport(SocketShell, asyncio.Transport, asyncio.DatagramTransport):
     """A datagram socket. Made by the loop's create_datagram_endpoint().
 
     As in asyncio it is an asyncio.Transport as well, so it can pause reading; what belongs to streams raises NotImplementedError.
@@ -643,45 +564,14 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
         self._core = core
         asyncio.Transport.__init__(self, extra)
         self._loop = loop
-        core.loop = loop
-        core.shell = self
-        core.sock = sock
-        core.fd = sock.fileno()
+        core.attach(self, loop, sock, protocol, None)
         core.family = sock.family
         core.address = address
-        core.context = PyContext_CopyCurrent()
-        core.set_write_buffer_limits(None, None)
-        self._extra["socket"] = trsock.TransportSocket(sock)
-        try:
-            self._extra["sockname"] = sock.getsockname()
-        except OSError:
-            self._extra["sockname"] = None
-        if "peername" not in self._extra:
-            try:
-                self._extra["peername"] = sock.getpeername()
-            except OSError:
-                self._extra["peername"] = None
+        self._note_addresses(sock)
         core.peername = self._extra["peername"]
         core.connected = bool(core.peername)
-        core.protocol = protocol
         loop._transports[core.fd] = self
-        loop.add_ready(protocol.connection_made, (self,), core.context)
-        loop.add_ready(core.start_reading, (), core.context)
-        if waiter is not None:
-            loop.add_ready(asyncio.futures._set_result_unless_cancelled, (waiter, None), None)
-
-    def __repr__(self):
-        cdef DatagramCore core = self._core
-        info = [type(self).__name__]
-        if core.sock is None:
-            info.append("closed")
-        elif core.closing:
-            info.append("closing")
-        info.append(f"fd={core.fd}")
-        if core.sock is not None:
-            info.append("read=polling" if core.receive_request else "read=idle")
-            info.append(f"write=<{'polling' if core.batch_left else 'idle'}, bufsize={core.unsent_bytes}>")
-        return "<" + " ".join(info) + ">"
+        core.announce(waiter)
 
     def sendto(self, data, addr=None):
         """Send a datagram, at the end of this turn, in order. Exact bytes objects are not copied.
@@ -690,65 +580,6 @@ class DatagramTransport(asyncio.Transport, asyncio.DatagramTransport):
         at once, which blocks, as in asyncio. Errors of the network go to the protocol's error_received().
         """
         (<DatagramCore>self._core).sendto(data, addr)
-
-    def close(self):
-        """Send what is queued, then close. connection_lost(None) follows."""
-        (<DatagramCore>self._core).close()
-
-    def abort(self):
-        """Close; what the socket does not take at once is dropped. connection_lost(None) follows."""
-        (<DatagramCore>self._core).force_close(None)
-
-    def is_closing(self):
-        return (<DatagramCore>self._core).closing
-
-    def is_reading(self):
-        cdef DatagramCore core = self._core
-        return not core.closing and not core.paused
-
-    def pause_reading(self):
-        """Call datagram_received no more until resume_reading(). What arrives meanwhile waits, as far as the socket has room."""
-        (<DatagramCore>self._core).pause_reading()
-
-    def resume_reading(self):
-        (<DatagramCore>self._core).resume_reading()
-
-    def set_protocol(self, protocol):
-        (<DatagramCore>self._core).protocol = protocol
-
-    def get_protocol(self):
-        return (<DatagramCore>self._core).protocol
-
-    def set_write_buffer_limits(self, high=None, low=None):
-        """Water marks, in bytes, of the write buffer: pause_writing above `high`, resume_writing at `low`."""
-        (<DatagramCore>self._core).set_write_buffer_limits(high, low)
-
-    def get_write_buffer_limits(self):
-        return ((<DatagramCore>self._core).low_water_bytes, (<DatagramCore>self._core).high_water_bytes)
-
-    def get_write_buffer_size(self):
-        """Bytes that were given to sendto() and are not yet sent (from Python 3.13 on with 8 more for each datagram)."""
-        return (<DatagramCore>self._core).unsent_bytes
-
-    # What asyncio's own tests and debugging aids look at.
-
-    @property
-    def _sock(self):
-        return (<DatagramCore>self._core).sock
-
-    @property
-    def _sock_fd(self):
-        return (<DatagramCore>self._core).fd
-
-    @property
-    def _protocol(self):
-        return (<DatagramCore>self._core).protocol
-
-    def __del__(self):
-        cdef DatagramCore core = self._core
-        if core.sock is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            core.sock.close()
 
 
 class PolledDatagramTransport(selector_events._SelectorDatagramTransport, asyncio.DatagramTransport):

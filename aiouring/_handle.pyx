@@ -15,27 +15,11 @@ from asyncio import format_helpers
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
 
-cdef extern from *:
-    """
-    /* One callback, in its context. In C because Cython's try statement saves and restores the exception state of every callback, also of
-       those that raise nothing. -1: an exception is set. */
-    static inline int aiouring_run_callback(PyObject *context, PyObject *callback, PyObject *args)
-    {
-        PyObject *result;
-        if (PyContext_Enter(context) < 0)
-            return -1;
-        result = PyObject_Call(callback, args, NULL);
-        if (PyContext_Exit(context) < 0 || result == NULL) {
-            Py_XDECREF(result);
-            return -1;
-        }
-        Py_DECREF(result);
-        return 0;
-    }
-    static inline int aiouring_pending_exception(void) { return -1; }
-    """
-    int aiouring_run_callback(object context, object callback, object args) noexcept
-    int aiouring_pending_exception() except -1
+cdef extern from "aiouring_call.h":
+    int aiouring_call(object context, object callback, object args) noexcept
+    int aiouring_raise_pending() except -1
+
+cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t index) noexcept
     void PyList_SET_ITEM(object items, Py_ssize_t index, PyObject *item) noexcept
 
@@ -69,14 +53,14 @@ cdef class Handle:
         cdef object callback = self._callback
         cdef object args = self._args
         cdef object context = self._context
-        if aiouring_run_callback(context, callback, args) == 0:
+        if aiouring_call(context, callback, args) == 0:
             return 0
         return self.report_exception()
 
     cdef int report_exception(self) except -1:
         """The callback raised: tell the loop's exception handler."""
         try:
-            aiouring_pending_exception()
+            aiouring_raise_pending()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:

@@ -42,6 +42,7 @@ cdef class LoopCore:
     cdef int wake_write_fd
     cdef uint64_t turns
     cdef BufferRing stream_buffers, datagram_buffers
+    cdef uint32_t bulk_waiters                  # large receives that wait for data and hold memory meanwhile
 
     cdef int check_open(self) except -1
     cdef Handle add_ready(self, object callback, tuple args, object context)    # call_soon for native callers

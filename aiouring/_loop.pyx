@@ -49,7 +49,7 @@ cdef enum:
     STREAM_BUFFERS = 256
     # Large receives that one enter may make. Few: their memory is then still in the processor's cache when the protocol reads it and when
     # it goes out again, and the next ones get the same memory.
-    BULK_PER_TURN = 8
+    BULK_PER_TURN = 4
     DATAGRAM_BUFFERS = 16
     # 64 KiB of payload, io_uring_recvmsg_out, and the largest socket address.
     DATAGRAM_BUFFER_BYTES = 65536 + 512

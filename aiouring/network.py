@@ -36,6 +36,30 @@ SSLArgument = ssl.SSLContext | bool | None
 CLEANUP_SOCKET_DEFAULT = sys.version_info >= (3, 13)
 
 
+def check_unix_arguments(
+    path: str | bytes | os.PathLike[str] | None,
+    sock: socket.socket | None,
+    sslcontext: SSLArgument,
+    ssl_handshake_timeout: float | None,
+    ssl_shutdown_timeout: float | None,
+    neither_given: str,
+) -> str | bytes | socket.socket:
+    """What a unix connection or server is made of: the path, or the socket that was given instead. Errors are asyncio's ValueErrors."""
+    if ssl_handshake_timeout is not None and not sslcontext:
+        raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+    if ssl_shutdown_timeout is not None and not sslcontext:
+        raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
+    if path is not None:
+        if sock is not None:
+            raise ValueError("path and sock can not be specified at the same time")
+        return os.fspath(path)
+    if sock is None:
+        raise ValueError(neither_given)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"A UNIX Domain Stream Socket was expected, got {sock!r}")
+    return sock
+
+
 class NetworkMixin(_Base):
     """Stream connections and servers of the loop."""
 
@@ -272,24 +296,19 @@ class NetworkMixin(_Base):
             raise ValueError("server_hostname is only meaningful with ssl")
         if server_hostname is None and ssl:
             raise ValueError("you have to pass server_hostname when using ssl")
-        if ssl_handshake_timeout is not None and not ssl:
-            raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
-        if ssl_shutdown_timeout is not None and not ssl:
-            raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
-        if path is not None:
-            if sock is not None:
-                raise ValueError("path and sock can not be specified at the same time")
+        place = check_unix_arguments(
+            path, sock, ssl, ssl_handshake_timeout, ssl_shutdown_timeout, "no path and sock were specified"
+        )
+        if isinstance(place, (str, bytes)):
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0)
             try:
                 sock.setblocking(False)
-                await self.sock_connect(sock, os.fspath(path))
+                await self.sock_connect(sock, place)
             except BaseException:
                 sock.close()
                 raise
         else:
-            if sock is None:
-                raise ValueError("no path and sock were specified")
-            self._check_unix_stream(sock)
+            sock = place
             sock.setblocking(False)
         return await self._create_connection_transport(  # type: ignore[attr-defined, no-any-return]
             sock,
@@ -316,18 +335,10 @@ class NetworkMixin(_Base):
         """Serve on a unix stream socket. A socket file that is left over at `path` is replaced; `cleanup_socket` removes it at the end."""
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
-        if ssl_handshake_timeout is not None and not ssl:
-            raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
-        if ssl_shutdown_timeout is not None and not ssl:
-            raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
-        if path is not None:
-            if sock is not None:
-                raise ValueError("path and sock can not be specified at the same time")
-            sock = self._bind_unix(os.fspath(path))
-        else:
-            if sock is None:
-                raise ValueError("path was not specified, and no sock specified")
-            self._check_unix_stream(sock)
+        place = check_unix_arguments(
+            path, sock, ssl, ssl_handshake_timeout, ssl_shutdown_timeout, "path was not specified, and no sock specified"
+        )
+        sock = self._bind_unix(place) if isinstance(place, (str, bytes)) else place
         if cleanup_socket:
             self._remember_unix_server_file(sock)
         sock.setblocking(False)
@@ -339,11 +350,6 @@ class NetworkMixin(_Base):
             # Callers may rely on the server accepting when this returns: give the loop one turn, as asyncio does.
             await asyncio.sleep(0)
         return server
-
-    @staticmethod
-    def _check_unix_stream(sock: socket.socket) -> None:
-        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
-            raise ValueError(f"A UNIX Domain Stream Socket was expected, got {sock!r}")
 
     @staticmethod
     def _bind_unix(path: str | bytes) -> socket.socket:

@@ -13,19 +13,7 @@ from typing import IO, Any
 
 import pytest
 
-Pair = tuple[socket.socket, socket.socket]
-
-
-@pytest.fixture
-def pair(descriptors: None) -> Iterator[Pair]:
-    """Two connected TCP sockets, non-blocking."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        left = socket.create_connection(listener.getsockname())
-        right, _ = listener.accept()
-    left.setblocking(False)
-    right.setblocking(False)
-    with left, right:
-        yield left, right
+from .sockets import Pair
 
 
 @pytest.fixture

@@ -62,8 +62,15 @@ async def close(server: asyncio.Server) -> None:
 
 
 def test_tcp_server(loop, rng):
+    ended = 0
+
+    async def counted_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal ended
+        await echo(reader, writer)
+        ended += 1
+
     async def main() -> None:
-        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        server = await asyncio.start_server(counted_echo, "127.0.0.1", 0)
         address = server.sockets[0].getsockname()
         payloads = [rng.randbytes(rng.randint(1, 200_000)) for _ in range(100)]
 
@@ -74,6 +81,8 @@ def test_tcp_server(loop, rng):
             await round_trip(connection, data)
 
         await asyncio.gather(*map(client, payloads))
+        while ended < len(payloads):
+            await asyncio.sleep(0)
         await close(server)
 
     loop.run_until_complete(main())

@@ -1,0 +1,54 @@
+# The receiving half of a stream transport. See _stream_receive.pyx.
+# cimported by: _stream, whose core inherits from it, and the protocols that take data natively.
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from aiouring._ring cimport BufferRing
+from aiouring._transport cimport TransportCore
+
+
+# A protocol of ours that takes what was received without a Python call. It has the methods of an asyncio.Protocol as well.
+cdef class DirectProtocol:
+    # The bytes are the transport's and gone after this call. Runs outside the transport's context.
+    cdef int receive(self, const char *data, Py_ssize_t length) except -1
+
+
+cdef class StreamReceiver(TransportCore):
+    cdef uint64_t recv_request                  # 0: none in flight
+    cdef BufferRing recv_buffers                # what recv_request was armed with
+    cdef object bulk_target                     # where a large receive goes: a bytes object, or a memoryview of the protocol's buffer
+    cdef list backlog                           # what came after pause_reading: bytes, then perhaps None (EOF) or an exception
+    cdef uint32_t size_votes                    # receives in a row that speak for the other way of receiving
+    cdef int taker                              # how the protocol wants its data: PLAIN, BUFFERED, ASYNCIO_READER, DIRECT
+    cdef bint multishot                         # recv_request is the one for small data
+    cdef bint bulk                              # large receives, made when there is something to receive
+    cdef bint readable, bulk_queued, bulk_waits, is_internet
+    cdef bint reading, eof_received, recv_cancelled, backlog_scheduled
+    cdef bint lost                              # no more data in either direction: connection_lost follows the last CQE
+
+    # What the sending half does when the receive has ended.
+    cdef int finish_now(self) except -1
+
+    @staticmethod
+    cdef int recv_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
+    cdef bint wants_data(self) noexcept
+    cdef int queue_receive(self) except -1
+    cdef int arm_recv(self) except -1
+    cdef int received(self, uint32_t cqe_flags, int32_t length) except -1
+    cdef int note_size(self, int32_t length, uint32_t cqe_flags) except -1
+    cdef int wait_readable(self) except -1
+    cdef int became_readable(self, int32_t events) except -1
+    cdef int arm_bulk(self, object target, char *memory, Py_ssize_t length, uint32_t msg_flags) except -1
+    cdef object protocol_buffer(self)
+    cdef int bulk_received(self, int32_t length, uint32_t cqe_flags) except -1
+    cdef int keep(self, object item) except -1
+    cdef int hand_over(self, bytes data) except -1
+    cdef int give(self, const char *data, Py_ssize_t length) except -1
+    cdef int feed_reader(self, const char *data, Py_ssize_t length) except -1
+    cdef int fill_buffers(self, const char *data, Py_ssize_t length) except -1
+    cdef int tell_buffer_updated(self, Py_ssize_t length) except -1
+    cdef int protocol_raised(self, object exc, str method) except -1
+    cdef int schedule_end(self, object error) except -1
+    cdef int schedule_backlog(self) except -1
+    cdef int end_of_stream(self) except -1
+    cdef int recv_failed(self, object error) except -1
