@@ -3,6 +3,20 @@
 from aiouring._errors import RingUnavailable
 from aiouring.loop import Loop, new_event_loop
 from aiouring.runner import EventLoopPolicy, install, run
+from aiouring.streams import StreamReader, StreamWriter, open_connection, open_unix_connection, start_server, start_unix_server
 
-__all__ = ["EventLoopPolicy", "Loop", "RingUnavailable", "install", "new_event_loop", "run"]
+__all__ = [
+    "EventLoopPolicy",
+    "Loop",
+    "RingUnavailable",
+    "StreamReader",
+    "StreamWriter",
+    "install",
+    "new_event_loop",
+    "open_connection",
+    "open_unix_connection",
+    "run",
+    "start_server",
+    "start_unix_server",
+]
 __version__ = "0.1.0.dev0"

@@ -11,6 +11,8 @@ from aiouring._transport cimport TransportCore
 cdef class DirectProtocol:
     # The bytes are the transport's and gone after this call. Runs outside the transport's context.
     cdef int receive(self, const char *data, Py_ssize_t length) except -1
+    # The same where the bytes are an object already, which may be kept.
+    cdef int receive_bytes(self, bytes data) except -1
 
 
 cdef class StreamReceiver(TransportCore):

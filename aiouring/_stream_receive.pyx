@@ -88,6 +88,9 @@ cdef class DirectProtocol:
     cdef int receive(self, const char *data, Py_ssize_t length) except -1:
         raise NotImplementedError
 
+    cdef int receive_bytes(self, bytes data) except -1:
+        return self.receive(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
 
 cdef class StreamReceiver(TransportCore):
 
@@ -321,6 +324,12 @@ cdef class StreamReceiver(TransportCore):
         return 0
 
     cdef int hand_over(self, bytes data) except -1:
+        if self.taker == DIRECT:
+            try:
+                (<DirectProtocol>self.protocol).receive_bytes(data)
+            except BaseException as exc:
+                self.protocol_raised(exc, "receive_bytes()")
+            return 0
         if self.taker != PLAIN:
             return self.give(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         if aiouring_call_method(self.context, self.protocol, DATA_RECEIVED, data) < 0:

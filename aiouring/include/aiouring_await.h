@@ -1,0 +1,18 @@
+/* am_send for awaitables of ours: `await` then gets a result without a StopIteration that carries it. Cython fills the slot for its own
+ * coroutines alone, so a class says at import which function is its own.
+ */
+#ifndef AIOURING_AWAIT_H
+#define AIOURING_AWAIT_H
+
+#include <Python.h>
+
+/* Called at import, before there is an object of the type; the type has an __await__, and so the table that the slot is in. */
+static inline void aiouring_set_send(PyObject *type, int (*send)(PyObject *, PyObject *, PyObject **))
+{
+    ((PyTypeObject *)type)->tp_as_async->am_send = (sendfunc)send;
+}
+
+/* What such a function returns; the numbers of PySendResult. An error is -1, as in every other function. */
+enum { AIOURING_RETURN = PYGEN_RETURN, AIOURING_NEXT = PYGEN_NEXT };
+
+#endif
