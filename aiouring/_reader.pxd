@@ -16,6 +16,7 @@ cdef class ReaderCore:
     cdef Py_ssize_t limit_bytes
     cdef object buffer                          # bytearray: what came and was not read
     cdef ReadOperation waiter                   # who waits for more
+    cdef ReadOperation spare                    # one that is over, for the next call
     cdef ReadOperation direct                   # who was woken with what came instead of the buffer, and did not run yet
 
     cdef int take_in(self, const char *data, Py_ssize_t length, object whole) except -1

@@ -25,15 +25,19 @@ from aiouring._awaitable cimport (
 from aiouring._loop cimport LoopCore
 from aiouring._stream_receive cimport DirectProtocol
 
-from asyncio import CancelledError, IncompleteReadError, InvalidStateError, LimitOverrunError
+from asyncio import CancelledError, Future, IncompleteReadError, InvalidStateError, LimitOverrunError
 
 cdef extern from "Python.h":
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject *overflow) except? -1
     Py_ssize_t PY_SSIZE_T_MAX
+    Py_ssize_t Py_REFCNT(PyObject *value)
     int PyByteArray_Resize(object array, Py_ssize_t length) except -1
     char *PyByteArray_AS_STRING(object array)
     Py_ssize_t PyByteArray_GET_SIZE(object array)
     int PySequence_DelSlice(object sequence, Py_ssize_t start, Py_ssize_t end) except -1
+
+cdef extern from "aiouring_await.h":
+    bint aiouring_is_task_wakeup(object callback)
 
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t haystack_length, const void *needle, size_t needle_length)
@@ -59,10 +63,21 @@ cdef tuple NAMES = ("read", "read", "readexactly", "readuntil", "readline", "__a
 # asyncio's readline() waits inside its readuntil(), and errors name that.
 cdef tuple WAITING_NAMES = ("read", "read", "readexactly", "readuntil", "readuntil", "readuntil", "read")
 cdef tuple NEWLINE = (b"\n",)
+cdef tuple WOKEN_ARGUMENTS = (done_future(),)
+
+
+cdef object done_future():
+    """What a native task is woken with: it asks only whether the wait went well, and asks asyncio's own future without a call."""
+    class NoLoop:
+        def get_debug(self):
+            return False
+
+    future = Future(loop=NoLoop())
+    future.set_result(None)
+    return future
 
 
 @cython.final
-@cython.freelist(256)
 cdef class ReadOperation(Awaitable):
     """One call of a reader's read methods. Await it once."""
 
@@ -104,6 +119,7 @@ cdef class ReadOperation(Awaitable):
         else:
             raise RuntimeError("cannot reuse already awaited coroutine")
         self.state = OVER
+        self.reader.spare = self
         self.reader = None
         if self.kind == NEXT and not answer:
             raise StopAsyncIteration
@@ -379,7 +395,10 @@ cdef class ReadOperation(Awaitable):
 
 cdef int schedule(ReaderCore reader, object callback, ReadOperation operation, object context) except -1:
     if reader is not None and reader.loop is not None:
-        reader.loop.add_ready(callback, (operation,), context)
+        if operation.state == WOKEN and aiouring_is_task_wakeup(callback):
+            reader.loop.add_ready(callback, WOKEN_ARGUMENTS, context)
+        else:
+            reader.loop.add_ready(callback, (operation,), context)
     elif reader is not None:
         reader.event_loop.call_soon(callback, operation, context=context)
     else:
@@ -388,10 +407,17 @@ cdef int schedule(ReaderCore reader, object callback, ReadOperation operation, o
 
 
 cdef ReadOperation new_operation(ReaderCore reader, int kind, Py_ssize_t size, object argument):
-    cdef ReadOperation operation = ReadOperation.__new__(ReadOperation)
+    cdef ReadOperation operation
+    if reader.spare is not None and Py_REFCNT(<PyObject *>reader.spare) == 1:
+        # Nobody has the one that ended last any more: it serves again, without allocator and garbage collector.
+        operation, reader.spare = reader.spare, None
+        operation.state = NEW
+    else:
+        operation = ReadOperation.__new__(ReadOperation)
     operation.reader = reader
     operation.kind = kind
     operation.size = size
+    operation.offset = 0
     operation.argument = argument
     return operation
 

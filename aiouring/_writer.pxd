@@ -9,6 +9,7 @@ from cpython.ref cimport PyObject
 cdef class WriterCore:
     cdef object transport_object
     cdef StreamCore core                        # the transport's, if it is one of ours, without TLS
+    cdef DrainOperation spare                   # one that is over, for the next call
     cdef public object _protocol, _reader, _loop
 
     cdef bint may_go_on(self) except -1

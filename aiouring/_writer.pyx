@@ -18,6 +18,7 @@ import asyncio
 from aiouring._stream import StreamTransport
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject *value)
     int PyIter_Send(PyObject *iterator, PyObject *value, PyObject **result) except -1
 
 cdef object asyncio_drain = asyncio.StreamWriter.drain
@@ -25,7 +26,6 @@ cdef object transport_class = StreamTransport
 
 
 @cython.final
-@cython.freelist(256)
 cdef class DrainOperation(Awaitable):
     """One call of drain(). Await it once."""
 
@@ -50,6 +50,7 @@ cdef class DrainOperation(Awaitable):
             self.begun = True
             writer, self.writer = self.writer, None
             if writer.may_go_on():
+                writer.spare = self
                 Py_INCREF(None)
                 result[0] = <PyObject *>None
                 return AIOURING_RETURN
@@ -124,7 +125,12 @@ cdef class WriterCore:
 
         Raises what ended the connection, or ConnectionResetError.
         """
-        cdef DrainOperation operation = DrainOperation.__new__(DrainOperation)
+        cdef DrainOperation operation
+        if self.spare is not None and Py_REFCNT(<PyObject *>self.spare) == 1:
+            operation, self.spare = self.spare, None        # nobody has it any more: it serves again
+            operation.begun = False
+        else:
+            operation = DrainOperation.__new__(DrainOperation)
         operation.writer = self
         return operation
 

@@ -65,7 +65,6 @@ class StreamProtocol(ProtocolCore, asyncio.Protocol):
     ) -> None:
         self._loop = asyncio.get_running_loop() if loop is None else loop
         self._stream_reader_wr = weakref.ref(stream_reader)
-        self._source_traceback = stream_reader._source_traceback
         # Until the connection is made nobody else holds a server's reader.
         self._strong_reader = stream_reader if client_connected_cb is not None else None
         self._client_connected_cb = client_connected_cb
@@ -215,7 +214,7 @@ async def open_connection(
     loop = asyncio.get_running_loop()
     reader = StreamReader(limit=limit, loop=loop)
     protocol = StreamProtocol(reader, loop=loop)
-    transport, _ = await loop.create_connection(lambda: protocol, host, port, **kwds)
+    transport, _ = await loop.create_connection(lambda: protocol, host, port, **kwds)  # type: ignore[arg-type]  # either may be None, and the port a name
     return reader, StreamWriter(transport, protocol, reader, loop)
 
 
@@ -256,4 +255,4 @@ async def start_unix_server(
     def factory() -> StreamProtocol:
         return StreamProtocol(StreamReader(limit=limit, loop=loop), client_connected_cb, loop=loop)
 
-    return await loop.create_unix_server(factory, path, **kwds)  # type: ignore[arg-type]
+    return await loop.create_unix_server(factory, path, **kwds)

@@ -1,0 +1,23 @@
+"""What Python sees of the native half of streams.StreamWriter."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, final
+
+from aiouring._awaitable import Awaitable
+
+@final
+class DrainOperation(Awaitable): ...
+
+class WriterCore:
+    _transport: Any
+    _protocol: Any
+    _reader: asyncio.StreamReader | None
+    _loop: asyncio.AbstractEventLoop
+    @property
+    def transport(self) -> asyncio.WriteTransport: ...
+    def write(self, data: bytes | bytearray | memoryview) -> None: ...
+    def writelines(self, data: Iterable[bytes | bytearray | memoryview]) -> None: ...
+    def close(self) -> None: ...
+    def is_closing(self) -> bool: ...
+    async def drain(self) -> None: ...
