@@ -136,7 +136,7 @@ cdef class ReadOperation(Awaitable):
         cdef ReaderCore reader = self.reader
         if reader is not None:
             if reader.waiter is self:
-                reader.waiter = None
+                self.stop_waiting()
             if reader.direct is self:
                 reader.put_back()
                 reader.pause_if_high()
@@ -213,12 +213,17 @@ cdef class ReadOperation(Awaitable):
         """End the wait; its task gets CancelledError. False: it has ended already."""
         if self.state != WAITING:
             return False
-        if self.reader.waiter is self:
-            self.reader.waiter = None
         self.cancel_message = msg
         self.state = CANCELLED
+        self.stop_waiting()
         self.schedule_callbacks()
         return True
+
+    cdef int stop_waiting(self) except -1:
+        if self.reader.waiter is self:
+            self.reader.waiter = None
+            self.reader.pause_if_high()         # what came while it waited for more was for it
+        return 0
 
     cdef int wake(self) except -1:
         self.state = WOKEN

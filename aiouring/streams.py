@@ -61,9 +61,9 @@ class StreamProtocol(ProtocolCore, asyncio.Protocol):
     """
 
     def __init__(
-        self, stream_reader: StreamReader, client_connected_cb: ClientConnected | None = None, loop: asyncio.AbstractEventLoop | None = None
+        self, stream_reader: StreamReader, client_connected_cb: ClientConnected | None, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._loop = asyncio.get_running_loop() if loop is None else loop
+        self._loop = loop
         self._stream_reader_wr = weakref.ref(stream_reader)
         # Until the connection is made nobody else holds a server's reader.
         self._strong_reader = stream_reader if client_connected_cb is not None else None
@@ -80,8 +80,7 @@ class StreamProtocol(ProtocolCore, asyncio.Protocol):
     def _stream_reader(self) -> StreamReader | None:
         return None if self._stream_reader_wr is None else self._stream_reader_wr()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Any) -> None:
         self._transport = transport
         reader = self._stream_reader
         if reader is not None:
@@ -213,7 +212,7 @@ async def open_connection(
     """
     loop = asyncio.get_running_loop()
     reader = StreamReader(limit=limit, loop=loop)
-    protocol = StreamProtocol(reader, loop=loop)
+    protocol = StreamProtocol(reader, None, loop)
     transport, _ = await loop.create_connection(lambda: protocol, host, port, **kwds)  # type: ignore[arg-type]  # either may be None, and the port a name
     return reader, StreamWriter(transport, protocol, reader, loop)
 
@@ -224,7 +223,7 @@ async def open_unix_connection(
     """open_connection() for unix sockets."""
     loop = asyncio.get_running_loop()
     reader = StreamReader(limit=limit, loop=loop)
-    protocol = StreamProtocol(reader, loop=loop)
+    protocol = StreamProtocol(reader, None, loop)
     transport, _ = await loop.create_unix_connection(lambda: protocol, path, **kwds)  # type: ignore[arg-type]  # a PathLike as well
     return reader, StreamWriter(transport, protocol, reader, loop)
 
@@ -241,7 +240,7 @@ async def start_server(
     loop = asyncio.get_running_loop()
 
     def factory() -> StreamProtocol:
-        return StreamProtocol(StreamReader(limit=limit, loop=loop), client_connected_cb, loop=loop)
+        return StreamProtocol(StreamReader(limit=limit, loop=loop), client_connected_cb, loop)
 
     return await loop.create_server(factory, host, port, **kwds)  # type: ignore[arg-type]  # a port's name as well
 
@@ -253,6 +252,6 @@ async def start_unix_server(
     loop = asyncio.get_running_loop()
 
     def factory() -> StreamProtocol:
-        return StreamProtocol(StreamReader(limit=limit, loop=loop), client_connected_cb, loop=loop)
+        return StreamProtocol(StreamReader(limit=limit, loop=loop), client_connected_cb, loop)
 
     return await loop.create_unix_server(factory, path, **kwds)
