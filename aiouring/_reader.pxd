@@ -49,7 +49,6 @@ cdef class ReadOperation(Awaitable):
     cdef int find(self, Py_ssize_t *start, Py_ssize_t *end) except -1
     cdef int wait(self) except -1
     cdef int wake(self) except -1
-    cdef int stop_waiting(self) except -1
     cdef int schedule_callbacks(self) except -1
 
 

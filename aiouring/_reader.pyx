@@ -136,7 +136,7 @@ cdef class ReadOperation(Awaitable):
         cdef ReaderCore reader = self.reader
         if reader is not None:
             if reader.waiter is self:
-                self.stop_waiting()
+                reader.waiter = None
             if reader.direct is self:
                 reader.put_back()
                 reader.pause_if_high()
@@ -215,15 +215,10 @@ cdef class ReadOperation(Awaitable):
             return False
         self.cancel_message = msg
         self.state = CANCELLED
-        self.stop_waiting()
-        self.schedule_callbacks()
-        return True
-
-    cdef int stop_waiting(self) except -1:
         if self.reader.waiter is self:
             self.reader.waiter = None
-            self.reader.pause_if_high()         # what came while it waited for more was for it
-        return 0
+        self.schedule_callbacks()
+        return True
 
     cdef int wake(self) except -1:
         self.state = WOKEN

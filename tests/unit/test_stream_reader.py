@@ -464,8 +464,9 @@ async def test_cancelling_read_to_the_end_loses_nothing() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert transport.asked == ["pause"]
+    assert transport.asked == []
     reader.feed_data(b"k")
+    assert transport.asked == ["pause"]
     assert await reader.read(100) == b"abcdefghijk"
     assert transport.asked == ["pause", "resume"]
 
@@ -653,6 +654,9 @@ async def history(streams: Any, limit: int, script: Script) -> list[Any]:
     reader.set_transport(Pausing())
     told: list[Any] = []
     call: asyncio.Task[Any] | None = None
+    # What comes for a waiting call and is too little pauses in asyncio until its task has run; ours does not run it. Who cancels it in
+    # between finds the one paused now, the other at the next feed.
+    paused_is_told = "feed and cancel" not in [name for name, *_ in script]
 
     for name, *arguments in script:
         if name.startswith("feed ") or name == "feed":
@@ -675,7 +679,7 @@ async def history(streams: Any, limit: int, script: Script) -> list[Any]:
             call = None
         # While it waits, asyncio's read(-1) keeps what it has collected apart from the buffer.
         if call is None or arguments != [-1] or name != "read":
-            told.append((reader.at_eof(), bytes(reader._buffer), call is None, call is None and reader._paused))
+            told.append((reader.at_eof(), bytes(reader._buffer), call is None, paused_is_told and call is None and reader._paused))
     if call is not None:
         call.cancel()
         await turns()
