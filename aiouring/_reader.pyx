@@ -285,12 +285,9 @@ cdef class ReadOperation(Awaitable):
             if not reader._eof:
                 return None
             answer = reader.take_out(filled)
-        elif self.kind == UNTIL:
-            answer = self.take_until()
         else:
-            answer = self.take_line()
-        if answer is not None:
-            reader.resume_if_low()
+            return self.take_until() if self.kind == UNTIL else self.take_line()
+        reader.resume_if_low()
         return answer
 
     cdef bytes take_line(self):
@@ -313,10 +310,13 @@ cdef class ReadOperation(Awaitable):
     cdef bytes take_until(self):
         cdef ReaderCore reader = self.reader
         cdef Py_ssize_t start, end
+        cdef bytes answer
         if self.find(&start, &end):
             if start > reader.limit_bytes:
                 raise LimitOverrunError("Separator is found, but chunk is longer than limit", start)
-            return reader.take_out(end)
+            answer = reader.take_out(end)
+            reader.resume_if_low()
+            return answer
         if self.offset > reader.limit_bytes:
             raise LimitOverrunError("Separator is not found, and chunk exceed the limit", self.offset)
         if reader._eof:
