@@ -535,9 +535,10 @@ async def test_time_outs(streams: Any) -> None:
 async def test_takes_part_as_a_coroutine(streams: Any) -> None:
     reader = streams.StreamReader()
     reader.feed_data(b"1\n2\n3\n4\n")
-    assert asyncio.iscoroutine(call := reader.readline())
+    call = reader.readline()
+    assert asyncio.iscoroutine(call)
     assert await asyncio.create_task(call) == b"1\n"
-    assert await asyncio.gather(reader.readline(), reader.readline()) == [b"2\n", b"3\n"]
+    assert list(await asyncio.gather(reader.readline(), reader.readline())) == [b"2\n", b"3\n"]
     done, _ = await asyncio.wait([asyncio.ensure_future(reader.readline())])
     assert [await task for task in done] == [b"4\n"]
     with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
