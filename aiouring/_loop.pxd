@@ -38,9 +38,10 @@ cdef class LoopCore:
     cdef uint32_t batch_next, batch_count
     cdef long ring_thread                       # the kernel's id of the ring's only issuer, 0 before the first run
     cdef bint sleeping, wake_written, ring_closing
+    cdef int64_t busy_poll_ns                   # how long to look for completions before a wait sleeps
     cdef object wake_pipe                       # WakePipe
     cdef int wake_write_fd
-    cdef uint64_t turns
+    cdef uint64_t turns, busy_poll_hits
     cdef BufferRing stream_buffers, datagram_buffers
     cdef uint32_t bulk_waiters                  # large receives that wait for data and hold memory meanwhile
 
@@ -60,6 +61,7 @@ cdef class LoopCore:
     cdef int start_some_bulk(self) except -1
     cdef int64_t time_to_wait_ns(self) except? -2
     cdef int enter(self, int64_t timeout_ns) except -1
+    cdef int64_t poll_busily(self, int64_t timeout_ns) noexcept nogil
     cdef int dispatch(self) except -1
     cdef int deliver(self, io_uring_cqe *cqe) except -1
     cdef int deliver_timed(self, io_uring_cqe *cqe) except -1
