@@ -1,6 +1,6 @@
 """The command line of the suite: `python -m benchmarks`, what `make bench` runs. Chooses rows and contestants, runs them, reports.
 
---only PART,PART      rows whose name or group contains one of the parts        --list  only names them
+--only PART,PART      rows in whose name, or at whose group's beginning, is a part    --list  only names them
 --against NAME,NAME   these peers alone (the floors and ours always take part); "none" for no peer
 --build NAME=PATH     another checkout of aiouring, built, as a contestant; may be given more than once
 --rounds N, --seconds FACTOR   how often, and the rows' windows scaled;  --quick: fewer rounds, short windows (QUICK=1 make bench)
@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 from benchmarks import contestants, report, rows
-from benchmarks.measure import Cores, Failed, Timing
-from benchmarks.rounds import RowResult, run_row
+from benchmarks.measure import Timing
+from benchmarks.processes import Cores, Failed
+from benchmarks.rounds import RowResult, of_row, run_row
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -81,7 +82,7 @@ def main(arguments: list[str]) -> int:
             results.append(
                 run_row(
                     row,
-                    taking_part,
+                    of_row(row, taking_part, against),
                     cores,
                     timing,
                     rounds,

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.contestants import OURS, Contestant
 from benchmarks.figures import METRICS, Spread
 from benchmarks.rounds import RowResult
+from benchmarks.rows import Row
 
 NOTHING = "–"
 OWN_COLUMNS = ("floor", "epoll", "asyncio", "uvloop")
@@ -70,6 +71,16 @@ def goal_text(result: RowResult) -> str:
     return "\n".join(lines) or NOTHING
 
 
+def figure_text(row: Row) -> str:
+    """What the figures of a row are, with their unit."""
+    metric = METRICS[row.main]
+    if metric.name == "cpu_us":
+        return f"CPU time, {metric.unit}/{row.per}"
+    if metric.name == "rate":
+        return f"rate, {row.per}/s"
+    return f"{metric.title}, {metric.unit}"
+
+
 def main_table(results: Sequence[RowResult], builds: Sequence[str], notes: Notes) -> tuple[list[str], list[list[str]]]:
     """The heads and rows of the table that the issue asks for: every figure is the row's main metric."""
     others_exist = any(name not in OWN_COLUMNS for result in results for name in result.peers)
@@ -85,8 +96,7 @@ def main_table(results: Sequence[RowResult], builds: Sequence[str], notes: Notes
     rows = []
     for result in results:
         metric = METRICS[result.row.main]
-        unit = f"{metric.unit}/{result.row.per}" if metric.name == "cpu_us" else metric.unit
-        cells = [result.row.title, f"{metric.title.split(' per')[0]}, {unit}", *(cell(result, name, metric.name, notes) for name in own)]
+        cells = [result.row.title, figure_text(result.row), *(cell(result, name, metric.name, notes) for name in own)]
         if others_exist:
             others = [name for name in result.peers if name not in OWN_COLUMNS]
             best = result.best(others)
