@@ -58,9 +58,9 @@ def main(arguments: list[str]) -> int:
         return 0
     builds = parse_builds(options.build)
     against = None if options.against is None else [name for name in options.against.split(",") if name and name != "none"]
-    unknown = set(against or ()) - set(contestants.PEERS)
-    if unknown:
-        raise SystemExit(f"--against {options.against}: known are {', '.join(contestants.PEERS)} and none")
+    known = [*contestants.PEERS, *dict.fromkeys(name for row in rows.ROWS for name in row.extra_peers)]
+    if not set(against or ()) <= set(known):
+        raise SystemExit(f"--against {options.against}: known are {', '.join(known)} and none")
     rounds = options.rounds or (2 if options.quick else 5)
     timing = Timing(options.seconds or (0.25 if options.quick else 1.0))
     try:

@@ -153,10 +153,9 @@ def measure_static(row: Row, contestant: Contestant, cores: Cores, timing: Timin
 
 
 def measure_relay(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
-    """A relay between the load and a C echo server, which shares the load's core."""
-    program, *arguments = row.floor
+    """A relay between the load and the C echo server, which shares the load's core."""
     with (
-        started([str(BIN / program), "0", *arguments], cores.load, contestant.full_environment()) as (_, behind),
+        started([str(BIN / "floor_stream"), "0", "1024", "1024"], cores.load, contestant.full_environment()) as (_, behind),
         programs.relay(contestant, cores, int(behind)) as (process, where),
     ):
         return load(row, where, process.pid, cores, timing)

@@ -164,6 +164,66 @@ def _memory(name: str, title: str, app: str, connections: int) -> Row:
     )
 
 
+def _tls(size: int) -> Row:
+    return Row(
+        name=f"tls-{_size(size).replace(' ', '')}",
+        title=f"TLS echo {_size(size)} × 50, Protocol",
+        group="TLS",
+        kind="served",
+        app="tls",
+        load=("tls_load", "--size", str(size), "--connections", "50"),
+        transport="tls",
+        warmup=0.3,
+        goals=(Goal("uvloop", "rate", 1.15),),
+    )
+
+
+def _web(app: str, title: str) -> Row:
+    return Row(
+        name=f"web-{app}",
+        title=f"{title} × 50",
+        group="web servers",
+        kind="served",
+        app=app,
+        script="web.py",
+        load=("load", "--http", "/", "--connections", "50"),
+        per="request",
+        goals=(Goal("uvloop", "rate", 1.10),),
+    )
+
+
+def _static(size: int) -> Row:
+    """Three programs of different kinds, so that the loops by themselves have no part in it."""
+    return Row(
+        name=f"static-{_size(size).replace(' ', '')}",
+        title=f"a file of {_size(size)} × 50: nginx, examples/demo_server, aiohttp",
+        group="files and relays",
+        kind="static",
+        app="",
+        load=("load", "--http", "/file.bin", "--connections", "50"),
+        per="request",
+        size=size,
+        loops=(),
+        extra_peers=("nginx", "aiohttp on uvloop"),
+    )
+
+
+def _file(depth: int) -> Row:
+    return Row(
+        name=f"file-depth-{depth}",
+        title=f"4 KiB random reads of a cached file, {depth} at a time",
+        group="files and relays",
+        kind="file",
+        app=str(depth),
+        floor=("floor_file", "--size", "4096", "--depth", str(depth)),
+        per="read",
+        seconds=0.5,
+        warmup=0.1,
+        loops=(),
+        extra_peers=("aiofiles", "aiofile", "anyio", "executor"),
+    )
+
+
 ROWS: list[Row] = [
     _standard("tcp-protocol", "Protocol", "protocol", 1.12),
     _standard("tcp-buffered", "BufferedProtocol", "buffered", 1.10),
@@ -253,6 +313,25 @@ ROWS: list[Row] = [
         seconds=2.0,
         rounds_max=2,
     ),
+    _tls(1024),
+    _tls(64 << 10),
+    _memory("memory-tls", "memory per idle TLS connection", "tls", 1000),
+    _web("uvicorn", "uvicorn plaintext"),
+    _web("aiohttp", "aiohttp plaintext"),
+    _static(10 << 10),
+    _static(1 << 20),
+    Row(
+        name="relay",
+        title="TCP relay 1 KiB × 50: haproxy, examples/tcp_proxy",
+        group="files and relays",
+        kind="relay",
+        app="",
+        load=("load", "--size", "1024", "--connections", "50"),
+        loops=(),
+        extra_peers=("haproxy",),
+    ),
+    _file(1),
+    _file(32),
 ]
 
 
