@@ -57,16 +57,16 @@ Progress = Callable[[Row, Contestant, int], None]
 def of_row(row: Row, contestants: Sequence[Contestant], against: Sequence[str] | None = None) -> list[Contestant]:
     """Those that take part in this row: not every row has all loops, and some have programs of other kinds, which come after the floors."""
     own = [Contestant(name, python=sys.executable) for name in row.extra_peers if against is None or name in against]
-    mine = [one for one in contestants if one.name not in PEERS or row.loops is None or one.name in row.loops]
+    mine = [one for one in contestants if one.name not in (*PEERS, "epoll") or row.loops is None or one.name in row.loops]
     return [one for one in mine if one.is_floor] + own + [one for one in mine if not one.is_floor]
 
 
 def run_row(row: Row, contestants: Sequence[Contestant], cores: Cores, timing: measure.Timing, rounds: int, progress: Progress) -> RowResult:
-    """All rounds of one row, or as many as the row wants at most. A contestant that failed twice running is not tried again: it would fail
+    """The rounds of one row. A contestant that failed twice running is not tried again: it would fail
     slowly, round after round."""
     result = RowResult(row, {contestant.name: [] for contestant in contestants})
     failures = dict.fromkeys(result.samples, 0)
-    for number in range(min(rounds, row.rounds_max)):
+    for number in range(rounds):
         for contestant in contestants:
             samples = result.samples[contestant.name]
             if failures[contestant.name] >= 2:

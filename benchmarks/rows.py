@@ -26,14 +26,25 @@ class Row:
     main: str = "cpu_us"  # the metric of the table's columns
     per: str = "message"  # what is counted
     goals: tuple[Goal, ...] = ()
-    seconds: float = 1.0  # of one window in a full run; QUICK and --seconds scale it
+    seconds: float = 0.8  # of one window in a full run; QUICK and --seconds scale it
     warmup: float = 0.2
     size: int = 0  # of the file, where there is one
     connections: int = 0  # that are held, where connections are what costs
     our_option: str = ""  # of aiouring.new_event_loop, for ours alone
-    loops: tuple[str, ...] | None = None  # the loops among the peers that take part; None: all
+    loops: tuple[str, ...] | None = None  # the loops (and epoll) that take part beside the floor and ours; None: all
     extra_peers: tuple[str, ...] = ()  # contestants that only some rows have: programs of other kinds
     rounds_max: int = 5
+
+    def rounds(self, wanted: int, quick: bool) -> int:
+        """How many of them this row has. In a quick run, one is enough where even a full run has few."""
+        return 1 if quick and self.rounds_max < 5 else min(wanted, self.rounds_max)
+
+    @property
+    def why_not_all(self) -> str:
+        """The reason why some contestants are not in this row."""
+        if not self.loops:
+            return "not run: this row compares whole programs of other kinds"
+        return f"not run: this row compares with {' and '.join(self.loops)} alone, which keeps the whole under 25 minutes"
 
 
 def floor_buffers(message_size: int, connections: int) -> tuple[str, str]:
@@ -79,7 +90,7 @@ def _echo(
         rounds_max=rounds_max,
         goals=goals,
         # Several answers of every connection shall fit into the window, and the first ones into the warm-up.
-        seconds=1.0 if in_flight < 64 << 20 else 1.5 if in_flight < 512 << 20 else 3.0,
+        seconds=0.8 if in_flight < 64 << 20 else 1.5 if in_flight < 512 << 20 else 3.0,
         warmup=0.2 if in_flight < 64 << 20 else 0.5 if in_flight < 512 << 20 else 1.5,
     )
 

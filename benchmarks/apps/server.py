@@ -86,7 +86,8 @@ def listen(address: str) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(address[5:])
     else:
-        sock = socket.socket()
+        # asyncio sets TCP_NODELAY on connections whose socket says that it is TCP's, as those of create_server do, and on no others.
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", int(address)))
     sock.listen(BACKLOG)
