@@ -243,7 +243,7 @@ ROWS: list[Row] = [
     _standard("tcp-sock", "sock_recv/sock_sendall", "sock", 1.50),
     *_matrix(),
     _latency("latency", "one connection, 64 B ping-pong", 1.0),
-    _latency("latency-busy-poll", "the same, ours with busy_poll=", 0.7, our_option="busy_poll=50"),
+    _latency("latency-busy-poll", "the same, ours with busy_poll=", 0.7, our_option="busy_poll=0.00005"),
     _echo(
         "unix-protocol",
         "unix-socket echo 1 KiB × 50, Protocol",
