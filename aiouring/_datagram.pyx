@@ -9,7 +9,7 @@ than those buffers: they come by single RECVMSGs into a buffer of the transport'
 which is its place in asyncio's order: before a timer that is due in the same turn. What comes after a pause_reading() waits in `arrivals`
 for a ready callback, and as long as something waits there nothing more is asked for: so it stays within what one receive brings.
 
-A send: sendto() queues, and what was sent in a turn goes out at its end, in order: a batch of SENDMSG requests, one batch in flight. All
+A send: sendto() queues, and what was sent in a turn goes out at its end, in order: a batch of SEND requests, one batch in flight. All
 are tried at once (MSG_DONTWAIT): the kernel must never keep one for later, because a unix datagram that waits inside io_uring has had its
 bytes read by the first attempt and goes out empty in the end (seen on 6.18). When the socket takes no more (EAGAIN), the transport waits
 with a poll request and sends the rest again. So that nothing overtakes a datagram that has to wait, the requests are then linked to a chain
@@ -43,7 +43,7 @@ from aiouring._address cimport (
 )
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
-from aiouring._prep cimport prep_poll_add, prep_recvmsg, prep_recvmsg_multishot, prep_sendmsg, use_registered_file
+from aiouring._prep cimport prep_poll_add, prep_recvmsg, prep_recvmsg_multishot, prep_sendto, use_registered_file
 from aiouring._ring cimport BufferRing, Ring
 from aiouring._transport cimport PyContext_Enter, PyContext_Exit, TransportCore
 from aiouring.uapi cimport *
@@ -74,6 +74,7 @@ cdef enum:
     TAG_RECEIVE = BATCH_MAX             # tags below it: a send, by its place in the batch
     TAG_ROOM = BATCH_MAX + 1
     QUEUE_COMPACT_AT = 1024
+    DATAGRAM_BYTES_MAX = 1 << 30
 
 cdef double ROOM_RETRY_SECONDS = 0.001
 cdef object UNSET = object()
@@ -85,8 +86,6 @@ cdef Py_ssize_t HEADER_BYTES = 8 if sys.version_info >= (3, 13) else 0
 cdef struct send_request:
     uint64_t request                    # 0: not in flight
     Py_ssize_t at                       # its place in the queue
-    msghdr header
-    iovec payload
 
 
 cdef class DatagramCore(TransportCore):
@@ -369,6 +368,7 @@ cdef class DatagramCore(TransportCore):
     cdef int send_batch(self) except -1:
         cdef bint chained = self.congested or self.family == AF_UNIX
         cdef Py_ssize_t at = self.queue_head, end = len(self.queue)
+        cdef Py_ssize_t length
         cdef uint32_t index = 0
         cdef send_request *send
         cdef io_uring_sqe *sqe
@@ -381,16 +381,12 @@ cdef class DatagramCore(TransportCore):
                 data, name = <tuple>datagram
                 send = &self.batch[index]
                 send.at = at
-                send.payload.iov_base = PyBytes_AS_STRING(data)
-                send.payload.iov_len = PyBytes_GET_SIZE(data)
-                memset(&send.header, 0, sizeof(msghdr))
-                send.header.msg_iov = &send.payload
-                send.header.msg_iovlen = 1
-                if name is not None:
-                    send.header.msg_name = PyBytes_AS_STRING(name)
-                    send.header.msg_namelen = <socklen_t>PyBytes_GET_SIZE(name)
                 sqe = self.loop.ops.begin(self, DatagramCore.complete, index)
-                prep_sendmsg(sqe, self.fd, &send.header, <uint32_t>MSG_DONTWAIT)
+                length = PyBytes_GET_SIZE(data)
+                if length > DATAGRAM_BYTES_MAX:
+                    length = DATAGRAM_BYTES_MAX         # the SQE's field has 32 bits; the kernel refuses that size as well (EMSGSIZE)
+                prep_sendto(sqe, self.fd, PyBytes_AS_STRING(data), <uint32_t>length, <uint32_t>MSG_DONTWAIT,
+                            NULL if name is None else PyBytes_AS_STRING(name), 0 if name is None else <uint16_t>PyBytes_GET_SIZE(name))
                 use_registered_file(sqe, self.file_index)
                 send.request = sqe.user_data
                 self.batch_left += 1
