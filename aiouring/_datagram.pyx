@@ -28,11 +28,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EAGAIN, EBADF, EINTR
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
 
 from aiouring._address cimport (
     AF_UNIX,
-    from_sockaddr,
     iovec,
     knows_family,
     msghdr,
@@ -41,6 +39,7 @@ from aiouring._address cimport (
     to_sockaddr,
     to_sockaddr_blocking,
 )
+from aiouring._address_cache cimport AddressCache
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
 from aiouring._prep cimport prep_poll_add, prep_recvmsg, prep_recvmsg_multishot, prep_sendto, use_registered_file
@@ -105,9 +104,6 @@ cdef class DatagramCore(TransportCore):
     cdef iovec receive_payload
     cdef sockaddr_storage receive_name
     cdef char *own_buffer               # for AF_UNIX
-    cdef sockaddr_storage last_name     # the last sender, whose address object serves again
-    cdef socklen_t last_name_bytes
-    cdef object last_sender
     cdef list arrivals                  # not yet handed to the protocol: (data, sender), or the number of an error
     # Sending.
     cdef list queue                     # (data, sockaddr or None) in order, from queue_head on; None: sent
@@ -119,8 +115,6 @@ cdef class DatagramCore(TransportCore):
     cdef bint congested                 # the socket took no more, and the queue has not been empty since
     cdef bint refused                   # the socket took no more in this batch
     cdef bint progress                  # something went out since the last wait for room
-    cdef object last_target             # the last address that was given to sendto(), and its sockaddr
-    cdef bytes last_target_name
 
     def __cinit__(self):
         self.queue = []
@@ -236,19 +230,7 @@ cdef class DatagramCore(TransportCore):
         return self.arrived((data, sender))
 
     cdef object sender(self, sockaddr_storage *name, socklen_t name_bytes):
-        if name_bytes > NAME_BYTES:
-            name_bytes = NAME_BYTES
-        if name_bytes == 0:
-            return None
-        if name_bytes == self.last_name_bytes and memcmp(name, &self.last_name, name_bytes) == 0:
-            return self.last_sender
-        # The field may hold an older, longer name behind this one.
-        memset(&self.last_name, 0, sizeof(self.last_name))
-        memcpy(&self.last_name, name, name_bytes)
-        self.last_name_bytes = 0
-        self.last_sender = from_sockaddr(&self.last_name, name_bytes)
-        self.last_name_bytes = name_bytes
-        return self.last_sender
+        return self.loop.get_addresses().address_of(name, NAME_BYTES if name_bytes > NAME_BYTES else name_bytes)
 
     cdef int arrived(self, object item) except -1:
         self.received_since_arming += 1
@@ -349,20 +331,19 @@ cdef class DatagramCore(TransportCore):
 
     cdef bytes name_of(self, object addr):
         """The sockaddr of an address. A host name is looked up here and now, as the socket's sendto() does."""
+        cdef AddressCache addresses = self.loop.get_addresses()
         cdef sockaddr_storage storage
         cdef socklen_t length = 0
-        if self.last_target is not None and addr is self.last_target:
-            return self.last_target_name
+        cdef bytes name = addresses.name_of(addr, self.family)
+        if name is not None:
+            return name
         try:
             to_sockaddr(addr, self.family, &storage, &length)
         except HostNotLiteral:
             to_sockaddr_blocking(addr, self.family, &storage, &length)
-            return PyBytes_FromStringAndSize(<char *>&storage, length)
+            return PyBytes_FromStringAndSize(<char *>&storage, length)      # the next look-up may find another
         name = PyBytes_FromStringAndSize(<char *>&storage, length)
-        # Only what cannot change serves again.
-        if type(addr) is tuple and type(addr[0]) is str and type(addr[1]) is int:
-            self.last_target = addr
-            self.last_target_name = name
+        addresses.note_target(addr, name)
         return name
 
     cdef int send_batch(self) except -1:
@@ -541,9 +522,7 @@ cdef class DatagramCore(TransportCore):
     cdef int let_go(self, object shell) except -1:
         if self.file_ring is self.loop.ring:
             self.file_ring.unregister_file(self.file_index)     # else the table would keep the socket open
-        self.last_sender = self.last_target = None
         self.arrivals.clear()
-        self.last_name_bytes = 0
         return 0
 
 
