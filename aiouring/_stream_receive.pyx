@@ -19,7 +19,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR
-from libc.stdint cimport int32_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy
 
 from aiouring._loop cimport STREAM_BUFFER_BYTES
@@ -270,8 +270,6 @@ cdef class StreamReceiver(TransportCore):
     cdef int arm_bulk(self, object target, char *memory, Py_ssize_t length, uint32_t msg_flags) except -1:
         cdef io_uring_sqe *sqe = self.loop.ops.begin(self, StreamReceiver.recv_complete, TAG_BULK)
         prep_recv(sqe, self.fd, memory, <uint32_t>(length if length < BULK_TARGET_BYTES_MAX else BULK_TARGET_BYTES_MAX), msg_flags)
-        if msg_flags != MSG_DONTWAIT:
-            sqe.ioprio = <uint16_t>IORING_RECVSEND_POLL_FIRST       # nothing is there: an attempt would be in vain
         self.recv_request = sqe.user_data
         self.bulk_target = target
         return 0
