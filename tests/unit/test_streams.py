@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import os
 import socket
 import ssl
 import struct
@@ -559,6 +560,26 @@ async def test_start_tls(plain: Place, server_context: ssl.SSLContext, client_co
             assert await reader.readexactly(size) == MUCH[:size]
         await ended(writer)
         assert await reader.read() == b""
+
+
+# -- with asyncio's protocol -------------------------------------------------------------------------------------------------------------------
+
+
+async def test_reader_of_a_pipe(streams: Any) -> None:
+    """As programs read a subprocess's output or stdin: asyncio's protocol takes any StreamReader."""
+    loop = asyncio.get_running_loop()
+    read_fd, write_fd = os.pipe()
+    with open(write_fd, "wb", 0) as write_end:
+        reader = streams.StreamReader(limit=1000)
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), open(read_fd, "rb", 0))  # noqa: SIM115
+        task = asyncio.ensure_future(reader.readline())
+        await asyncio.sleep(0)
+        write_end.write(b"line\n" + b"x" * 5000)
+        assert await task == b"line\n"
+    assert await reader.read() == b"x" * 5000
+    transport.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 # -- what is forgotten ------------------------------------------------------------------------------------------------------------------------
