@@ -48,6 +48,7 @@ cdef class SSLCore(DirectProtocol):
     cdef int control_reading(self) except -1
     cdef int write(self, object data) except -1
     cdef int encrypt(self) except -1
+    cdef int join_small(self) except -1
     cdef int pass_on(self) except -1
     cdef int control_app_writing(self) except -1
     cdef int seal(self) except -1

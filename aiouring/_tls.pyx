@@ -13,11 +13,10 @@ much does not keep much.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from cpython.buffer cimport PyBUF_READ
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t
 
 from aiouring._loop cimport Flushable, LoopCore
-from aiouring._stream cimport StreamCore
 from aiouring._stream_receive cimport DirectProtocol
 from aiouring._transport cimport PyContext_Enter, PyContext_Exit
 
@@ -204,32 +203,40 @@ cdef class SSLCore(DirectProtocol):
 
     cdef int read_into_buffer(self) except -1:
         """Fill one buffer of a BufferedProtocol."""
+        cdef Py_buffer memory
         cdef Py_ssize_t size, filled = 0, count
         cdef int result = 0
         if self.readable_bytes() == 0:
             return EXHAUSTED
-        # A slice of a bytearray would be a copy; a slice of a view is not.
-        view = memoryview(self.app_protocol.get_buffer(self.ssl.pending() + self.incoming.pending)).cast("B")
-        size = len(view)
+        cdef object target = self.app_protocol.get_buffer(self.ssl.pending() + self.incoming.pending)
+        PyObject_GetBuffer(target, &memory, PyBUF_WRITABLE)
+        size = memory.len
+        PyBuffer_Release(&memory)
         if not size:
             raise RuntimeError("get_buffer() returned an empty buffer")
+        view = None
         try:
-            while filled < size:
-                if self.readable_bytes() == 0:
-                    result = EXHAUSTED
-                    break
-                # With nothing in it yet, the view needs no slice.
-                count = self.ssl.read(size - filled, view[filled:] if filled else view)
+            while True:
+                count = self.ssl.read(size - filled, target if view is None else view[filled:])
                 if count == 0:
                     result = NOTIFIED
                     break
+                # OpenSSL gives what the record has, unless the buffer is too small.
+                self.plaintext_waits = count == size - filled and self.ssl.pending() > 0
                 filled += count
-                self.plaintext_waits = self.ssl.pending() > 0
+                if filled == size:
+                    break
+                if self.readable_bytes() == 0:
+                    result = EXHAUSTED
+                    break
+                if view is None:
+                    view = memoryview(target).cast("B")     # a slice of a bytearray would be a copy; a slice of a view is not
         except AGAIN:
             self.plaintext_waits = False
             result = EXHAUSTED
         finally:
-            view.release()
+            if view is not None:
+                view.release()
         if filled:
             self.app_protocol.buffer_updated(filled)
         return result
@@ -346,28 +353,39 @@ cdef class SSLCore(DirectProtocol):
         cdef Py_ssize_t length, part
         if self.backlog is None or self.state <= HANDSHAKE:
             return 0
-        if len(self.backlog) > 1:
-            data = self.backlog[0]
-            if self.backlog_offset:
-                self.backlog[0] = data[self.backlog_offset:]
-                self.backlog_offset = 0
-            self.backlog = [b"".join(self.backlog)]
-        data = self.backlog[0]
-        length = PyBytes_GET_SIZE(data)
         try:
-            while self.backlog_offset < length:
-                part = min(length - self.backlog_offset, RECORD_BYTES_MAX)
-                if part == length:
-                    self.ssl.write(data)
-                else:
-                    self.ssl.write(PyMemoryView_FromMemory(PyBytes_AS_STRING(data) + self.backlog_offset, part, PyBUF_READ))
-                self.backlog_offset += part
-                self.backlog_bytes -= part
-                self.seal()
+            while self.backlog:
+                self.join_small()
+                data = self.backlog[0]
+                length = PyBytes_GET_SIZE(data)
+                while self.backlog_offset < length:
+                    part = min(length - self.backlog_offset, RECORD_BYTES_MAX)
+                    if part == length:
+                        self.ssl.write(data)
+                    else:
+                        self.ssl.write(PyMemoryView_FromMemory(PyBytes_AS_STRING(data) + self.backlog_offset, part, PyBUF_READ))
+                    self.backlog_offset += part
+                    self.backlog_bytes -= part
+                    self.seal()
+                self.backlog_offset = 0
+                del self.backlog[0]
         except AGAIN:
             return 0
         self.backlog = None
-        self.backlog_offset = 0
+        return 0
+
+    cdef int join_small(self) except -1:
+        """Let the first pieces that fit into one record share it."""
+        cdef Py_ssize_t count = 0, total = 0
+        if len(self.backlog) == 1 or self.backlog_offset:
+            return 0
+        for data in self.backlog:
+            total += PyBytes_GET_SIZE(data)
+            if total > RECORD_BYTES_MAX:
+                break
+            count += 1
+        if count > 1:
+            self.backlog[:count] = [b"".join(self.backlog[:count])]
         return 0
 
     cdef int seal(self) except -1:

@@ -383,9 +383,7 @@ class SSLProtocol(SSLCore, asyncio.Protocol):
 
 def context_of(transport: Any) -> contextvars.Context:
     """The context in which a transport's callbacks run: start_tls() keeps it. A copy of the caller's for transports of other makers."""
-    if isinstance(transport, SSLTransport):
-        return transport._ssl_protocol.context
-    context = getattr(transport, "_context", None)
+    context = transport._ssl_protocol.context if isinstance(transport, SSLTransport) else getattr(transport, "_context", None)
     return context if isinstance(context, contextvars.Context) else contextvars.copy_context()
 
 
