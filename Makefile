@@ -33,8 +33,8 @@ help: ## says what can be made
 # --- set-up
 
 # The two checks are quick where nothing is missing, so they run each time: a machine changes without the checkout knowing.
-.PHONY: machine-build machine-test
-machine-build machine-test: machine-%:
+.PHONY: machine-build machine-test machine-bench
+machine-build machine-test machine-bench: machine-%:
 	@tools/setup-machine.sh $*
 
 # pip 25.1 is the first that reads [dependency-groups]; Debian 12 and older Pythons bring an earlier one.
@@ -119,11 +119,22 @@ test-asan: dev ## the unit tests under Python's debug allocator, then with the a
 
 BENCH := $(CACHE)/bench
 BENCH_PYTHON := $(CACHE)/bench-venv/bin/python
-BENCH_PROGRAMS := $(patsubst benchmarks/c/%.c,$(BENCH)/bin/%,$(wildcard benchmarks/c/*.c))
+# What needs OpenSSL's headers is made for `make bench` alone, so that the tests need not have them.
+BENCH_TLS_SOURCES := $(wildcard benchmarks/c/tls_*.c)
+BENCH_PROGRAMS := $(patsubst benchmarks/c/%.c,$(BENCH)/bin/%,$(filter-out $(BENCH_TLS_SOURCES),$(wildcard benchmarks/c/*.c)))
+BENCH_TLS_PROGRAMS := $(patsubst benchmarks/c/%.c,$(BENCH)/bin/%,$(BENCH_TLS_SOURCES))
 
 $(BENCH)/bin/%: benchmarks/c/%.c $(wildcard benchmarks/c/*.h) aiouring/include/aiouring_uapi.h
 	@mkdir -p $(@D)
-	@gcc -O2 -g -Wall -Wextra -o $@ $<
+	@gcc -O2 -g -Wall -Wextra -o $@ $< $(BENCH_LIBRARIES)
+
+$(BENCH_TLS_PROGRAMS): BENCH_LIBRARIES := -lssl -lcrypto
+
+$(BENCH)/certificate.pem:
+	@mkdir -p $(@D)
+	@openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=localhost -keyout $@.key -out $@.certificate \
+		2>$@.log || { cat $@.log >&2; exit 1; }
+	@cat $@.key $@.certificate >$@
 
 $(BENCH)/installed: benchmarks/requirements.txt benchmarks/peers.txt benchmarks/environment.py $(VENV)/.group-build
 	@$(VPYTHON) -m benchmarks.environment
@@ -134,7 +145,7 @@ $(BENCH)/installed: benchmarks/requirements.txt benchmarks/peers.txt benchmarks/
 bench-programs: machine-build $(BENCH_PROGRAMS)
 
 .PHONY: bench
-bench: build bench-programs $(BENCH)/installed ## measures against other loops, 25 minutes; QUICK=1 make bench: 3 minutes (ARGS="--help")
+bench: machine-bench build bench-programs $(BENCH_TLS_PROGRAMS) $(BENCH)/certificate.pem $(BENCH)/installed ## measures against other loops, 25 minutes; QUICK=1 make bench: 3 minutes (ARGS="--help")
 	@$(BENCH_PYTHON) -m benchmarks $(ARGS)
 
 # --- the rest

@@ -1,10 +1,13 @@
 """The command line of the suite: `python -m benchmarks`, what `make bench` runs. Chooses rows and contestants, runs them, reports.
 
---only PART,PART      rows whose name or group contains one of the parts        --list  only names them
+--only PART,PART      rows in whose name, or at whose group's beginning, is a part    --list  only names them
 --against NAME,NAME   these peers alone (the floors and ours always take part); "none" for no peer
 --build NAME=PATH     another checkout of aiouring, built, as a contestant; may be given more than once
---rounds N, --seconds FACTOR   how often, and the rows' windows scaled;  --quick: fewer rounds, short windows (QUICK=1 make bench)
---json FILE, --charts FOLDER, --details
+--rounds N, --seconds FACTOR   how often, and the rows' windows scaled
+--quick               (QUICK=1 make bench) short windows, fewer rounds, uvloop alone of the loops and no epoll; it says what it shortens
+--details             rates, latencies and how busy the cores were, too
+--json FILE           where all samples go;  --charts FOLDER  one SVG for each group of rows
+--document            charts into docs/charts and the table into docs/performance.md; a whole run with nothing restricted does that anyway
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import contestants, report, rows
-from benchmarks.measure import Cores, Failed, Timing
-from benchmarks.rounds import RowResult, run_row
+from benchmarks import charts, contestants, document, report, rows
+from benchmarks.measure import Timing
+from benchmarks.processes import Cores, Failed
+from benchmarks.rounds import RowResult, of_row, run_row
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -31,6 +35,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", default=os.environ.get("QUICK", "") not in ("", "0"))
     parser.add_argument("--json", type=Path, default=contestants.ROOT / ".cache" / "results" / "bench.json", metavar="FILE")
     parser.add_argument("--details", action="store_true")
+    parser.add_argument("--charts", type=Path, metavar="FOLDER")
+    parser.add_argument("--document", action="store_true")
     return parser.parse_args(arguments)
 
 
@@ -46,6 +52,33 @@ def parse_builds(texts: list[str]) -> dict[str, Path]:
     return builds
 
 
+def run_rows(
+    chosen: list[rows.Row],
+    taking_part: list[contestants.Contestant],
+    against: list[str] | None,
+    cores: Cores,
+    timing: Timing,
+    rounds: dict[str, int],
+) -> list[RowResult]:
+    """All rows, with a progress line: one that moves on a terminal, one a row elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    results: list[RowResult] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, refresh_per_second=1) as progress:
+        task = progress.add_task("", total=len(chosen))
+
+        def tell(row: rows.Row, contestant: contestants.Contestant, number: int) -> None:
+            progress.update(task, description=f"{row.name}: round {number + 1} of {rounds[row.name]}, {contestant.name}")
+
+        for number, row in enumerate(chosen, 1):
+            if not progress.console.is_terminal:
+                print(f"row {number} of {len(chosen)}: {row.name}", flush=True)
+            results.append(run_row(row, of_row(row, taking_part, against), cores, timing, rounds[row.name], tell))
+            progress.advance(task)
+    return results
+
+
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     chosen = rows.select(options.only)
@@ -57,46 +90,39 @@ def main(arguments: list[str]) -> int:
         return 0
     builds = parse_builds(options.build)
     against = None if options.against is None else [name for name in options.against.split(",") if name and name != "none"]
-    unknown = set(against or ()) - set(contestants.PEERS)
-    if unknown:
-        raise SystemExit(f"--against {options.against}: known are {', '.join(contestants.PEERS)} and none")
+    known = [*contestants.PEERS, *dict.fromkeys(name for row in rows.ROWS for name in row.extra_peers)]
+    if not set(against or ()) <= set(known):
+        raise SystemExit(f"--against {options.against}: known are {', '.join(known)} and none")
+    if options.quick and against is None:
+        against = ["uvloop", *(name for name in known if name not in contestants.PEERS)]
     rounds = options.rounds or (2 if options.quick else 5)
     timing = Timing(options.seconds or (0.25 if options.quick else 1.0))
+    if options.quick:
+        print(f"QUICK: {rounds} rounds instead of 5 (1 where there are 2 or 3), windows × {timing.factor:g}, ", end="")
+        print("of the loops only uvloop beside ours, no epoll floor. For a look, not for conclusions.", flush=True)
     try:
         cores = Cores.of_this_machine()
     except Failed as failure:
         raise SystemExit(str(failure)) from None
     os.sched_setaffinity(0, {cores.load})
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    taking_part = contestants.choose(sys.executable, against, builds)
+    floors = ("floor",) if options.quick else contestants.FLOORS
+    taking_part = contestants.choose(sys.executable, against, builds, floors)
     about = report.about_machine() | {"rounds": rounds, "seconds_factor": timing.factor}
     begin_s = time.monotonic()
-    results: list[RowResult] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True, refresh_per_second=1) as progress:
-        task = progress.add_task("", total=len(chosen))
-        for row in chosen:
-            results.append(
-                run_row(
-                    row,
-                    taking_part,
-                    cores,
-                    timing,
-                    rounds,
-                    lambda row, contestant, number: progress.update(
-                        task, description=f"{row.name}: round {number + 1} of {rounds}, {contestant.name}"
-                    ),
-                )
-            )
-            progress.advance(task)
+    results = run_rows(chosen, taking_part, against, cores, timing, {row.name: row.rounds(rounds, options.quick) for row in chosen})
     about["duration_s"] = round(time.monotonic() - begin_s, 1)
     report.print_tables(results, list(builds), options.details)
-    report.write_json(options.json, report.as_json(results, taking_part, about))
-    print(f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}; ", end="")
-    print(", ".join(f"{one.name} {one.version}" for one in taking_part if one.version), end="; ")
-    print(f"{rounds} rounds, {about['duration_s']} s; all figures: {options.json}")
+    found = report.as_json(results, taking_part, about)
+    report.write_json(options.json, found)
+    print(", ".join(f"{one.name} {one.version}" for one in taking_part if one.version))
+    print(f"{report.about_text(about)}\nall figures: {options.json}")
+    restricted = options.only or options.quick or options.against is not None or builds or options.rounds or options.seconds
+    if options.document or not restricted:
+        document.write(found)
+        print(f"written: {document.PERFORMANCE} and {document.CHARTS}/")
+    if options.charts:
+        charts.draw(results, options.charts)
     return 0
 
 

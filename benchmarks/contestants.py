@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".cache" / "bench" / "bin"
+CERTIFICATE = ROOT / ".cache" / "bench" / "certificate.pem"  # the key stands in it too
 APPS = ROOT / "benchmarks" / "apps"
 OURS = "ours"
+FLOORS = ("floor", "epoll")
 
 # Loops on Python that are not ours, in the table's order; asyncio and uvloop have columns of their own, the others share one.
 PEERS = ("asyncio", "uvloop", "rloop", "blazio", "loopmini")
@@ -33,7 +36,7 @@ print(version or platform.python_version())
 
 @dataclass
 class Contestant:
-    """One column. A floor has no module: its program is the row's. `absent` says why it cannot take part at all."""
+    """One column. Floors and programs of other kinds have no module: what starts them is the row's. `absent`: why it cannot take part."""
 
     name: str
     module: str = ""
@@ -44,11 +47,16 @@ class Contestant:
 
     @property
     def is_floor(self) -> bool:
-        return not self.module
+        return self.name in FLOORS
 
-    def command(self, app_file: str, *arguments: str) -> list[str]:
-        """What starts an app of apps/ on this loop."""
-        return [self.python, str(APPS / app_file), self.module, *arguments]
+    @property
+    def is_aiouring(self) -> bool:
+        return self.module == "aiouring"
+
+    def command(self, app_file: str, *arguments: str, option: str = "") -> list[str]:
+        """What starts an app of apps/ on this loop. `option` is given to new_event_loop of aiouring."""
+        module = f"{self.module}?{option}" if option and self.is_aiouring else self.module
+        return [self.python, str(APPS / app_file), module, *arguments]
 
     def full_environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") and name != "AIOURING_FALLBACK"}
@@ -56,7 +64,7 @@ class Contestant:
 
     def look(self) -> None:
         """Fills in `version` or `absent`."""
-        if self.is_floor:
+        if not self.module:
             return
         asked = subprocess.run(
             [self.python, "-c", _ASK_VERSION, self.module], env=self.full_environment(), capture_output=True, text=True, check=False
@@ -76,9 +84,9 @@ def ours(python: str, name: str = OURS, checkout: Path = ROOT) -> Contestant:
     return Contestant(name, "aiouring", python, {"PYTHONPATH": str(checkout)})
 
 
-def choose(python: str, against: list[str] | None, builds: dict[str, Path]) -> list[Contestant]:
+def choose(python: str, against: Sequence[str] | None, builds: dict[str, Path], floors: Sequence[str] = FLOORS) -> list[Contestant]:
     """The contestants in the order in which they run in each round. `against` restricts the peers; the floors always take part."""
-    chosen = [Contestant("floor"), Contestant("epoll")]
+    chosen = [Contestant(name) for name in floors]
     chosen += [Contestant(name, name, python) for name in PEERS if against is None or name in against]
     chosen.append(ours(python))
     chosen += [ours(python, name, path) for name, path in builds.items()]

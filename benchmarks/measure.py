@@ -1,42 +1,23 @@
 """Measures one contestant once in one row: starts what is under test on its core, loads it from the other one, gives a sample.
 
-Used by rounds.py; calls the programs of c/ and apps/. MEASURERS has one function for each kind of row.
+Used by rounds.py; calls the programs of c/ and apps/, resting.py and programs.py. MEASURERS has one function for each kind of row.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contestants import BIN, Contestant
+from benchmarks import programs, resting
+from benchmarks.contestants import BIN, CERTIFICATE, Contestant
 from benchmarks.figures import Sample
+from benchmarks.processes import Cores, Failed, run_to_end, started
 from benchmarks.rows import Row
-
-
-class Failed(Exception):
-    """This contestant gave no figure; the message says why."""
-
-
-@dataclass(frozen=True)
-class Cores:
-    """Which core the process under test has to itself, and where everything else of the suite runs."""
-
-    server: int
-    load: int
-
-    @classmethod
-    def of_this_machine(cls) -> Cores:
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < 2:
-            raise Failed("the suite needs two cores, one for the server and one for the load; this process may use one only")
-        return cls(server=cores[-1], load=cores[0])
 
 
 @dataclass(frozen=True)
@@ -45,67 +26,19 @@ class Timing:
 
     factor: float = 1.0
 
-    def window(self, row: Row) -> tuple[str, ...]:
-        return ("--warmup", f"{max(0.05, row.warmup * self.factor):.3f}", "--seconds", f"{row.seconds * self.factor:.3f}")
+    def warmup_s(self, row: Row) -> float:
+        return max(0.05, row.warmup * self.factor)
 
+    def window_s(self, row: Row) -> float:
+        return row.seconds * self.factor
 
-def _last_line(stderr: str, status: int | None) -> str:
-    lines = [line for line in stderr.strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else f"it ended with status {status}"
+    def options(self, row: Row) -> tuple[str, ...]:
+        """As the C programs take them."""
+        return ("--warmup", f"{self.warmup_s(row):.3f}", "--seconds", f"{self.window_s(row):.3f}")
 
-
-def _read_line(process: subprocess.Popen[str], timeout_s: float) -> str:
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], timeout_s)
-    return process.stdout.readline().strip() if ready else ""
-
-
-@contextlib.contextmanager
-def started(command: list[str], core: int, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process under test and where it listens. It is killed at the end: no server here has anything to lose."""
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            ["taskset", "--cpu-list", str(core), *command],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        try:
-            line = _read_line(process, 20)
-            word, _, rest = line.partition(" ")
-            if word == "UNAVAILABLE":
-                raise Failed(rest)
-            if word != "READY":
-                status = process.poll()
-                errors.seek(0)
-                raise Failed(f"it did not start: {_last_line(errors.read(), status)}" if line == "" else f"it said {line!r} instead of READY")
-            try:
-                yield process, rest
-            except Failed as failure:
-                status = process.poll()
-                if status is None:
-                    raise
-                errors.seek(0)
-                raise Failed(f"the server ended with status {status}: {_last_line(errors.read(), status)} ({failure})") from None
-        finally:
-            process.kill()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
-
-
-def run_load(command: list[str], core: int, timeout_s: float) -> dict[str, float]:
-    """Runs a load program to its end; gives what it printed."""
-    try:
-        done = subprocess.run(["taskset", "--cpu-list", str(core), *command], capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise Failed(f"the load did not end within {timeout_s:.0f} s") from None
-    if done.returncode != 0:
-        raise Failed(_last_line(done.stderr, done.returncode))
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    def patience_s(self, row: Row) -> float:
+        """After which a program that should have ended hangs."""
+        return 30 + self.warmup_s(row) + self.window_s(row)
 
 
 def sample_of_window(found: dict[str, float]) -> Sample:
@@ -135,31 +68,112 @@ def listening_address(row: Row, contestant: Contestant) -> str:
 
 def server_command(row: Row, contestant: Contestant, address: str) -> list[str]:
     if not contestant.is_floor:
-        return contestant.command("server.py", row.app, address)
-    program, *arguments = row.floor
+        certificate = [str(CERTIFICATE)] if row.transport == "tls" else []
+        return contestant.command(row.script, row.app, address, *certificate, option=row.our_option)
+    return [*floor_command(row, contestant, address), *row.floor[1:]]
+
+
+def floor_command(row: Row, contestant: Contestant, *arguments: str) -> list[str]:
+    """The row's floor, or its namesake on epoll, and its first arguments."""
+    program = row.floor[0]
     if contestant.name == "epoll":
-        program = program.replace("floor_", "epoll_")
-        if not (BIN / program).exists():
-            raise Failed("there is no epoll program for this row")
-    return [str(BIN / program), address, *arguments]
+        epoll_program = program.replace("floor_", "epoll_")
+        if epoll_program == program or not (BIN / epoll_program).exists():
+            raise Failed("this row has no epoll program")
+        program = epoll_program
+    return [str(BIN / program), *arguments]
 
 
-def measure_served(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
-    """A server, and a load program that reads the server's CPU clock at both ends of its window."""
+@contextlib.contextmanager
+def server(row: Row, contestant: Contestant, cores: Cores) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The contestant's server of this row, and where it listens."""
     address = listening_address(row, contestant)
-    program, *arguments = row.load
     try:
-        with started(server_command(row, contestant, address), cores.server, contestant.full_environment()) as (process, where):
-            window = timing.window(row)
-            command = [str(BIN / program), where, *arguments, *window, "--pid", str(process.pid)]
-            return sample_of_window(run_load(command, cores.load, 30 + float(window[1]) + float(window[3])))
+        with started(server_command(row, contestant, address), cores.server, contestant.full_environment()) as found:
+            yield found
     finally:
         if address.startswith("unix:"):
             Path(address[5:]).unlink(missing_ok=True)
 
 
+def load(row: Row, where: str, pid: int, cores: Cores, timing: Timing) -> Sample:
+    """Loads a server that listens, with the row's load program."""
+    program, *arguments = row.load
+    command = [str(BIN / program), where, *arguments, *timing.options(row), "--pid", str(pid)]
+    return sample_of_window(run_to_end(command, cores.load, timing.patience_s(row)))
+
+
+def measure_served(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
+    """A server, and a load program that reads the server's CPU clock at both ends of its window."""
+    with server(row, contestant, cores) as (process, where):
+        return load(row, where, process.pid, cores, timing)
+
+
+def measure_itself(row: Row, contestant: Contestant, app: tuple[str, ...], floor: tuple[str, ...], cores: Cores, timing: Timing) -> Sample:
+    """A program that is its own load, on the core of what is measured: an app that takes its times last, or the row's floor. A floor may be
+    what is a load elsewhere: its own CPU time is what counts."""
+    if contestant.is_floor:
+        command = [*floor_command(row, contestant, *floor), *row.floor[1:], *timing.options(row)]
+        found = run_to_end(command, cores.server, timing.patience_s(row))
+        return sample_of_window(found | {"server_cpu_ns": found["load_cpu_ns"], "load_cpu_ns": 0})
+    command = [*app, f"{timing.warmup_s(row):.3f}", f"{timing.window_s(row):.3f}"]
+    return sample_of_window(run_to_end(command, cores.server, timing.patience_s(row), contestant.full_environment()))
+
+
+def measure_client(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
+    """The contestant is the client of a C server (the row's "load"), which runs on the other core."""
+    program, *arguments = row.load
+    with started([str(BIN / program), "0", *arguments], cores.load, contestant.full_environment()) as (_, where):
+        return measure_itself(row, contestant, (*contestant.command(row.script, where),), (where,), cores, timing)
+
+
+def measure_process(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
+    """An app that needs no other side, in a fresh process."""
+    return measure_itself(row, contestant, (*contestant.command(row.script, row.app),), (), cores, timing)
+
+
+def measure_memory(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
+    """What each of many connections that have spoken once costs the server's memory. Its length is that of the connecting, not a window."""
+    with server(row, contestant, cores) as (process, where):
+        return resting.memory_of_connections(process.pid, int(where), row.connections, tls=row.transport == "tls")
+
+
+def measure_idle(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
+    """What a server does that has nothing to do."""
+    with server(row, contestant, cores) as (process, where):
+        return resting.idle(process.pid, int(where), timing.window_s(row))
+
+
+def measure_static(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
+    """A server of files, each program as it is installed, all with one file in their folder."""
+    with programs.file_server(row, contestant, cores) as (process, where):
+        return load(row, where, process.pid, cores, timing)
+
+
+def measure_relay(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
+    """A relay between the load and the C echo server, which shares the load's core."""
+    with (
+        started([str(BIN / "floor_stream"), "0", "1024", "1024"], cores.load, contestant.full_environment()) as (_, behind),
+        programs.relay(contestant, cores, int(behind)) as (process, where),
+    ):
+        return load(row, where, process.pid, cores, timing)
+
+
+def measure_file(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
+    """Reads of a cached file: the app of apps/files.py, or the C reader."""
+    path = str(programs.file_to_read())
+    return measure_itself(row, contestant, (*programs.file_reader(contestant, path, row),), (path,), cores, timing)
+
+
 MEASURERS: dict[str, Callable[[Row, Contestant, Cores, Timing], Sample]] = {
     "served": measure_served,
+    "client": measure_client,
+    "process": measure_process,
+    "memory": measure_memory,
+    "idle": measure_idle,
+    "static": measure_static,
+    "relay": measure_relay,
+    "file": measure_file,
 }
 
 
@@ -168,5 +182,5 @@ def measure(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> S
     if contestant.absent:
         raise Failed(contestant.absent)
     if contestant.is_floor and not row.floor:
-        raise Failed("this row has no floor")
+        raise Failed("this row has no epoll program" if contestant.name == "epoll" else "this row has no floor")
     return MEASURERS[row.kind](row, contestant, cores, timing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from benchmarks.contestants import OURS, Contestant
 from benchmarks.figures import METRICS, Spread
 from benchmarks.rounds import RowResult
+from benchmarks.rows import ROWS, Row
 
 NOTHING = "–"
 OWN_COLUMNS = ("floor", "epoll", "asyncio", "uvloop")
@@ -55,7 +57,7 @@ def cell(result: RowResult, name: str, metric: str, notes: Notes) -> str:
     text = span(result.spread(name, metric))
     reason = result.reasons.get(name)
     if reason is None:
-        return text if name in result.samples else "not run"
+        return text if name in result.samples else notes.mark(result.row.why_not_all)
     mark = notes.mark(f"{name}: {reason}")
     return mark if text == NOTHING else f"{text} {mark}"
 
@@ -68,6 +70,16 @@ def goal_text(result: RowResult) -> str:
         else:
             lines.append(f"{sentence}: {value:.2f} {'met' if met else 'MISSED'}")
     return "\n".join(lines) or NOTHING
+
+
+def figure_text(row: Row) -> str:
+    """What the figures of a row are, with their unit."""
+    metric = METRICS[row.main]
+    if metric.name == "cpu_us":
+        return f"CPU time, {metric.unit}/{row.per}"
+    if metric.name == "rate":
+        return f"rate, {row.per}/s"
+    return f"{metric.title}, {metric.unit}"
 
 
 def main_table(results: Sequence[RowResult], builds: Sequence[str], notes: Notes) -> tuple[list[str], list[list[str]]]:
@@ -85,8 +97,7 @@ def main_table(results: Sequence[RowResult], builds: Sequence[str], notes: Notes
     rows = []
     for result in results:
         metric = METRICS[result.row.main]
-        unit = f"{metric.unit}/{result.row.per}" if metric.name == "cpu_us" else metric.unit
-        cells = [result.row.title, f"{metric.title.split(' per')[0]}, {unit}", *(cell(result, name, metric.name, notes) for name in own)]
+        cells = [result.row.title, figure_text(result.row), *(cell(result, name, metric.name, notes) for name in own)]
         if others_exist:
             others = [name for name in result.peers if name not in OWN_COLUMNS]
             best = result.best(others)
@@ -158,7 +169,33 @@ def about_machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "load_average_before": Path("/proc/loadavg").read_text().split()[0],
+        "instructions": instruction_counting(),
     }
+
+
+def instruction_counting() -> str:
+    """Whether `perf` could count instructions per message, which vary less than times do; no row uses it, since most virtual machines cannot."""
+    try:
+        asked = subprocess.run(["perf", "stat", "-e", "instructions:u", "true"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "not available here (perf is not installed)"
+    if asked.returncode != 0 or "<not supported>" in asked.stderr or "<not counted>" in asked.stderr:
+        return "not available here (perf finds no hardware counter)"
+    return "available here, and not used"
+
+
+def about_text(about: dict[str, Any]) -> str:
+    """The machine and the run in a line."""
+    cores = f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB"
+    length = f"{about['rounds']} rounds, windows × {about['seconds_factor']:g}, {about['duration_s']:.0f} s"
+    others = f"load average before {about['load_average_before']}"  # what else ran: above 0.5 the figures are doubtful
+    return f"{cores}; Linux {about['kernel']}; Python {about['python']}; {length}; {others}; instruction counts: {about['instructions']}"
+
+
+def results_of_json(found: dict[str, Any]) -> list[RowResult]:
+    """What write_json wrote, for the rows that there still are."""
+    rows = {row.name: row for row in ROWS}
+    return [RowResult(rows[one["name"]], one["samples"], one["reasons"]) for one in found["rows"] if one["name"] in rows]
 
 
 def write_json(path: Path, found: dict[str, Any]) -> None:

@@ -5,12 +5,14 @@ Used by __main__.py; calls measure.py. What a run found is a Result, which repor
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks import measure
 from benchmarks.contestants import OURS, PEERS, Contestant
 from benchmarks.figures import METRICS, Sample, Spread, ratio, spread
+from benchmarks.processes import Cores, Failed
 from benchmarks.rows import Row
 
 
@@ -52,8 +54,16 @@ class RowResult:
 Progress = Callable[[Row, Contestant, int], None]
 
 
-def run_row(row: Row, contestants: Sequence[Contestant], cores: measure.Cores, timing: measure.Timing, rounds: int, progress: Progress) -> RowResult:
-    """All rounds of one row. A contestant that failed twice running is not tried again: it would fail slowly, round after round."""
+def of_row(row: Row, contestants: Sequence[Contestant], against: Sequence[str] | None = None) -> list[Contestant]:
+    """Those that take part in this row: not every row has all loops, and some have programs of other kinds, which come after the floors."""
+    own = [Contestant(name, python=sys.executable) for name in row.extra_peers if against is None or name in against]
+    mine = [one for one in contestants if one.name not in (*PEERS, "epoll") or row.loops is None or one.name in row.loops]
+    return [one for one in mine if one.is_floor] + own + [one for one in mine if not one.is_floor]
+
+
+def run_row(row: Row, contestants: Sequence[Contestant], cores: Cores, timing: measure.Timing, rounds: int, progress: Progress) -> RowResult:
+    """The rounds of one row. A contestant that failed twice running is not tried again: it would fail
+    slowly, round after round."""
     result = RowResult(row, {contestant.name: [] for contestant in contestants})
     failures = dict.fromkeys(result.samples, 0)
     for number in range(rounds):
@@ -66,7 +76,7 @@ def run_row(row: Row, contestants: Sequence[Contestant], cores: measure.Cores, t
             try:
                 samples.append(measure.measure(row, contestant, cores, timing))
                 failures[contestant.name] = 0
-            except measure.Failed as failure:
+            except Failed as failure:
                 samples.append(None)
                 failures[contestant.name] += 1
                 result.reasons[contestant.name] = str(failure)

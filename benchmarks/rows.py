@@ -5,7 +5,7 @@ A row says which app every loop runs, what loads it, which program is its floor 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from benchmarks.figures import Goal
 
@@ -18,7 +18,8 @@ class Row:
     title: str
     group: str  # the chart in which it stands
     kind: str
-    app: str  # the app that the loops run (apps/)
+    app: str  # the app that the loops run: one of its file's
+    script: str = "server.py"  # the file of apps/ in which it is
     floor: tuple[str, ...] = ()  # the C program that does the same, with its arguments
     load: tuple[str, ...] = ()  # the load program's arguments
     transport: str = "tcp"
@@ -27,7 +28,23 @@ class Row:
     goals: tuple[Goal, ...] = ()
     seconds: float = 1.0  # of one window in a full run; QUICK and --seconds scale it
     warmup: float = 0.2
-    extra_peers: tuple[str, ...] = field(default=())  # contestants that only some rows have (programs of other kinds)
+    size: int = 0  # of the file, where there is one
+    connections: int = 0  # that are held, where connections are what costs
+    our_option: str = ""  # of aiouring.new_event_loop, for ours alone
+    loops: tuple[str, ...] | None = None  # the loops (and epoll) that take part beside the floor and ours; None: all
+    extra_peers: tuple[str, ...] = ()  # contestants that only some rows have: programs of other kinds
+    rounds_max: int = 5
+
+    def rounds(self, wanted: int, quick: bool) -> int:
+        """How many of them this row has. In a quick run, one is enough where even a full run has few."""
+        return 1 if quick and self.rounds_max < 5 else min(wanted, self.rounds_max)
+
+    @property
+    def why_not_all(self) -> str:
+        """The reason why some contestants are not in this row."""
+        if not self.loops:
+            return "not run: this row compares whole programs of other kinds"
+        return f"not run: this row compares with {' and '.join(self.loops)} alone, which keeps the whole under 25 minutes"
 
 
 def floor_buffers(message_size: int, connections: int) -> tuple[str, str]:
@@ -46,7 +63,19 @@ def _size(size: int) -> str:
     return f"{size} B" if size < 1024 else f"{size // 1024} KiB" if size < 1 << 20 else f"{size >> 20} MiB"
 
 
-def _echo(name: str, title: str, app: str, *, size: int, connections: int, group: str, goals: tuple[Goal, ...], transport: str = "tcp") -> Row:
+def _echo(
+    name: str,
+    title: str,
+    app: str,
+    *,
+    size: int,
+    connections: int,
+    group: str,
+    goals: tuple[Goal, ...],
+    transport: str = "tcp",
+    loops: tuple[str, ...] | None = None,
+    rounds_max: int = 5,
+) -> Row:
     in_flight = size * connections
     return Row(
         name=name,
@@ -57,6 +86,8 @@ def _echo(name: str, title: str, app: str, *, size: int, connections: int, group
         floor=("floor_stream", *floor_buffers(size, connections)),
         load=("load", "--size", str(size), "--connections", str(connections)),
         transport=transport,
+        loops=loops,
+        rounds_max=rounds_max,
         goals=goals,
         # Several answers of every connection shall fit into the window, and the first ones into the warm-up.
         seconds=1.0 if in_flight < 64 << 20 else 1.5 if in_flight < 512 << 20 else 3.0,
@@ -70,6 +101,7 @@ def _standard(name: str, title: str, app: str, at_most: float) -> Row:
 
 
 def _matrix() -> list[Row]:
+    """Twelve rows, which is why only the loop of their goal takes part beside the floors and ours."""
     better = (Goal("uvloop", "cpu_us", 1.0),)
     return [
         _echo(
@@ -80,10 +112,127 @@ def _matrix() -> list[Row]:
             connections=connections,
             group="sizes and connections",
             goals=better,
+            loops=("uvloop",),
+            rounds_max=3,
         )
         for size in (64, 16 << 10, 100 << 10, 1 << 20)
         for connections in (1, 50, 1000)
     ]
+
+
+def _latency(name: str, title: str, at_most: float, our_option: str = "") -> Row:
+    return Row(
+        name=name,
+        title=title,
+        group="latency",
+        kind="served",
+        app="protocol",
+        floor=("floor_stream", *floor_buffers(64, 1)),
+        load=("load", "--size", "64", "--connections", "1", "--spin"),
+        main="p50_us",
+        our_option=our_option,
+        loops=("uvloop",) if our_option else None,
+        goals=(Goal("uvloop", "p50_us", at_most),),
+    )
+
+
+_MICRO = (
+    ("call-soon", "call_soon, 1,000 a turn"),
+    ("call-soon-threadsafe", "call_soon_threadsafe, 1,000 a turn"),
+    ("call-later-cancel", "call_later and cancel"),
+    ("switch", "sleep(0) between 100 tasks"),
+)
+
+
+def _micro(app: str, title: str) -> Row:
+    return Row(
+        name=f"micro-{app}",
+        title=title,
+        group="callbacks and tasks",
+        kind="process",
+        app=app,
+        script="micro.py",
+        main="rate",
+        per="call",
+        seconds=0.5,
+        warmup=0.1,
+        goals=(Goal("uvloop", "rate", 1.2),),
+    )
+
+
+def _memory(name: str, title: str, app: str, connections: int) -> Row:
+    return Row(
+        name=name,
+        title=title,
+        group="memory and idle",
+        kind="memory",
+        app=app,
+        main="memory_bytes",
+        connections=connections,
+        transport="tls" if app == "tls" else "tcp",
+        rounds_max=2,
+        goals=(Goal("uvloop", "memory_bytes", 0.5),),
+    )
+
+
+def _tls(size: int) -> Row:
+    return Row(
+        name=f"tls-{_size(size).replace(' ', '')}",
+        title=f"TLS echo {_size(size)} × 50, Protocol",
+        group="TLS",
+        kind="served",
+        app="tls",
+        load=("tls_load", "--size", str(size), "--connections", "50"),
+        transport="tls",
+        warmup=0.3,
+        goals=(Goal("uvloop", "rate", 1.15),),
+    )
+
+
+def _web(app: str, title: str) -> Row:
+    return Row(
+        name=f"web-{app}",
+        title=f"{title} × 50",
+        group="web servers",
+        kind="served",
+        app=app,
+        script="web.py",
+        load=("load", "--http", "/", "--connections", "50"),
+        per="request",
+        goals=(Goal("uvloop", "rate", 1.10),),
+    )
+
+
+def _static(size: int) -> Row:
+    """Three programs of different kinds, so that the loops by themselves have no part in it."""
+    return Row(
+        name=f"static-{_size(size).replace(' ', '')}",
+        title=f"a file of {_size(size)} × 50: nginx, examples/demo_server, aiohttp",
+        group="files and relays",
+        kind="static",
+        app="",
+        load=("load", "--http", "/file.bin", "--connections", "50"),
+        per="request",
+        size=size,
+        loops=(),
+        extra_peers=("nginx", "aiohttp on uvloop"),
+    )
+
+
+def _file(depth: int) -> Row:
+    return Row(
+        name=f"file-depth-{depth}",
+        title=f"4 KiB random reads of a cached file, {depth} at a time",
+        group="files and relays",
+        kind="file",
+        app=str(depth),
+        floor=("floor_file", "--size", "4096", "--depth", str(depth)),
+        per="read",
+        seconds=0.5,
+        warmup=0.1,
+        loops=(),
+        extra_peers=("aiofiles", "aiofile", "anyio", "executor"),
+    )
 
 
 ROWS: list[Row] = [
@@ -93,17 +242,8 @@ ROWS: list[Row] = [
     _standard("tcp-native-streams", "aiouring.start_server", "native-streams", 1.30),
     _standard("tcp-sock", "sock_recv/sock_sendall", "sock", 1.50),
     *_matrix(),
-    Row(
-        name="latency",
-        title="one connection, 64 B ping-pong",
-        group="latency",
-        kind="served",
-        app="protocol",
-        floor=("floor_stream", *floor_buffers(64, 1)),
-        load=("load", "--size", "64", "--connections", "1", "--spin"),
-        main="p50_us",
-        goals=(Goal("uvloop", "p50_us", 1.0),),
-    ),
+    _latency("latency", "one connection, 64 B ping-pong", 1.0),
+    _latency("latency-busy-poll", "the same, ours with busy_poll=", 0.7, our_option="busy_poll=0.00005"),
     _echo(
         "unix-protocol",
         "unix-socket echo 1 KiB × 50, Protocol",
@@ -113,6 +253,16 @@ ROWS: list[Row] = [
         group="unix and UDP",
         goals=(Goal("uvloop", "rate", 1.3),),
         transport="unix",
+    ),
+    Row(
+        name="udp",
+        title="UDP echo 1 KiB × 50 clients",
+        group="unix and UDP",
+        kind="served",
+        app="datagram",
+        floor=("floor_datagram", "2048", "1024"),
+        load=("load_datagram", "--size", "1024", "--connections", "50"),
+        goals=(Goal("uvloop", "rate", 1.3),),
     ),
     Row(
         name="bulk-streams",
@@ -125,10 +275,78 @@ ROWS: list[Row] = [
         per="256 KiB",
         goals=(Goal("uvloop", "rate", 1.1),),
     ),
+    Row(
+        name="accept",
+        title="accept, one 64 B echo, close (server)",
+        group="connections and subprocesses",
+        kind="served",
+        app="protocol",
+        floor=("floor_stream", "1024", "1024"),
+        load=("load_connect", "--size", "64", "--connections", "50"),
+        per="connection",
+        goals=(Goal("uvloop", "rate", 1.3),),
+    ),
+    Row(
+        name="connect",
+        title="connect, one 64 B echo, close (client)",
+        group="connections and subprocesses",
+        kind="client",
+        app="connect",
+        script="client.py",
+        floor=("load_connect", "--size", "64", "--connections", "50"),
+        load=("floor_stream", "1024", "1024"),
+        per="connection",
+        goals=(Goal("uvloop", "rate", 1.3),),
+    ),
+    Row(
+        name="spawn",
+        title="subprocess: spawn /bin/true, wait",
+        group="connections and subprocesses",
+        kind="process",
+        app="spawn",
+        script="micro.py",
+        floor=("floor_spawn",),
+        main="rate",
+        per="process",
+        goals=(Goal("uvloop", "rate", 1.3),),
+    ),
+    *(_micro(app, title) for app, title in _MICRO),
+    _memory("memory-protocol", "memory per idle connection, Protocol", "protocol", 5000),
+    _memory("memory-streams", "memory per idle connection, streams", "streams", 5000),
+    Row(
+        name="idle",
+        title="idle loop with one connection",
+        group="memory and idle",
+        kind="idle",
+        app="protocol",
+        main="idle_cpu_us",
+        goals=(Goal("", "idle_cpu_us", 0), Goal("", "wakeups", 0)),
+        seconds=2.0,
+        rounds_max=2,
+    ),
+    _tls(1024),
+    _tls(64 << 10),
+    _memory("memory-tls", "memory per idle TLS connection", "tls", 1000),
+    _web("uvicorn", "uvicorn plaintext"),
+    _web("aiohttp", "aiohttp plaintext"),
+    _static(10 << 10),
+    _static(1 << 20),
+    Row(
+        name="relay",
+        title="TCP relay 1 KiB × 50: haproxy, examples/tcp_proxy",
+        group="files and relays",
+        kind="relay",
+        app="",
+        load=("load", "--size", "1024", "--connections", "50"),
+        loops=(),
+        extra_peers=("haproxy",),
+    ),
+    _file(1),
+    _file(32),
 ]
 
 
 def select(pattern: str) -> list[Row]:
-    """The rows whose name or group has one of the comma-separated parts of `pattern` in it; all for ""."""
+    """The rows in whose name, or at the beginning of whose group, is one of the comma-separated parts of `pattern`; all for ""."""
     parts = [part.strip() for part in pattern.split(",") if part.strip()]
-    return [row for row in ROWS if not parts or any(part in row.name or part in row.group for part in parts)]
+    return [row for row in ROWS if not parts or any(part in row.name or row.group.startswith(part) for part in parts)]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that this checkout needs and that the machine lacks, and says which and why.
 # Called by the Makefile before anything else: `setup-machine.sh build` for `make build` and `make demo`,
-# `setup-machine.sh test` for everything that `make test` runs. It calls apt-get and nothing else of ours.
+# `setup-machine.sh test` for everything that `make test` runs, `setup-machine.sh bench` for `make bench`. It calls apt-get and nothing else of ours.
 # What is there already is found by looking for the program or file itself, whoever installed it, so that a machine
 # whose Python or PostgreSQL did not come from Debian is left as it is.
 set -euo pipefail
@@ -9,8 +9,8 @@ set -euo pipefail
 PYTHON=${PYTHON:-python3}
 purpose=${1:-test}
 case $purpose in
-    build | test) ;;
-    *) echo "usage: $0 build|test" >&2; exit 2 ;;
+    build | test | bench) ;;
+    *) echo "usage: $0 build|test|bench" >&2; exit 2 ;;
 esac
 
 packages=()
@@ -30,6 +30,7 @@ has_postgres() {
         compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null
 }
 
+openssl_compiles() { printf '#include <openssl/ssl.h>\nint main(void){return 0;}\n' | gcc -x c -o /dev/null - -lssl -lcrypto >/dev/null 2>&1; }
 c_compiles() { printf '#include <stdint.h>\nint main(void){return 0;}\n' | gcc -x c -o /dev/null - >/dev/null 2>&1; }
 
 find_missing() {
@@ -42,7 +43,22 @@ find_missing() {
     if ! python_has ensurepip || ! python_has venv; then need python3-venv "makes .venv"; fi
     python_header || need python3-dev "Python.h"
     [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates "pip checks its index by it"
-    [ "$purpose" = test ] || return 0
+    case $purpose in
+        test) find_missing_for_tests ;;
+        bench) find_missing_for_benchmarks ;;
+    esac
+}
+
+find_missing_for_benchmarks() {
+    # Debian's nginx and haproxy lie in /usr/sbin, which is not on every user's PATH.
+    PATH=$PATH:/usr/sbin has nginx || need nginx-light "files: what ours is compared with"
+    PATH=$PATH:/usr/sbin has haproxy || need haproxy "relaying: what ours is compared with"
+    openssl_compiles || need libssl-dev "builds the load of the TLS rows"
+    has openssl || need openssl "makes their certificate"
+    has taskset || need util-linux "puts the server and the load on a core each"
+}
+
+find_missing_for_tests() {
     has_postgres || need postgresql "the asyncpg programs start a server of their own"
     has redis-server || need redis-server "the redis-py programs start a server of their own"
     has curl || need curl "fetches from the TLS servers in tests"

@@ -1,4 +1,4 @@
-"""The servers under test, one code for every loop: `server.py LOOP APP ADDRESS`, ADDRESS being a port (0: any) or unix:PATH.
+"""The servers under test, one code for every loop: `server.py LOOP APP ADDRESS [CERTIFICATE]`, ADDRESS being a port (0: any) or unix:PATH.
 
 Started by benchmarks/measure.py, pinned, in the contestant's interpreter. Says "READY PORT" (or "READY unix:PATH") when it listens and
 "UNAVAILABLE reason" when this loop cannot run this app. It runs until it is killed.
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import importlib
-import resource
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from loops import Unavailable, make_loop, say, say_unavailable
+from loops import Unavailable, be_a_process_under_test, make_loop, say, say_unavailable
 
 BACKLOG = 4096
 
@@ -52,6 +51,18 @@ class BufferedEcho(asyncio.BufferedProtocol):
         self.transport.write(bytes(self.view[:nbytes]))
 
 
+class DatagramEcho(asyncio.DatagramProtocol):
+    """Answers each datagram to where it came from."""
+
+    transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # a datagram endpoint's transport is one
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.transport.sendto(data, addr)
+
+
 async def echo_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """What the documentation of asyncio shows."""
     try:
@@ -75,7 +86,8 @@ def listen(address: str) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(address[5:])
     else:
-        sock = socket.socket()
+        # asyncio sets TCP_NODELAY on connections whose socket says that it is TCP's, as those of create_server do, and on no others.
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", int(address)))
     sock.listen(BACKLOG)
@@ -89,6 +101,17 @@ async def serve_protocol(address: str, factory: Callable[[], asyncio.BaseProtoco
         await loop.create_unix_server(factory, address[5:], backlog=BACKLOG)
     else:
         await loop.create_server(factory, "127.0.0.1", int(address), backlog=BACKLOG)
+
+
+async def serve_datagrams(address: str) -> None:
+    await asyncio.get_running_loop().create_datagram_endpoint(DatagramEcho, local_addr=("127.0.0.1", int(address)))
+
+
+async def serve_tls(address: str) -> None:
+    """Echo over TLS with the certificate (and its key, in the same file) that the command line names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[4])
+    await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", int(address), backlog=BACKLOG, ssl=context)
 
 
 StreamHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -138,6 +161,8 @@ APPS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "streams": lambda address: serve_streams(address, echo_stream),
     "native-streams": serve_native_streams,
     "sock": serve_sock,
+    "datagram": serve_datagrams,
+    "tls": serve_tls,
 }
 
 
@@ -149,9 +174,7 @@ def free_port() -> int:
 
 
 def main(loop_name: str, app: str, address: str) -> None:
-    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: no server outlives the run that started it
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    be_a_process_under_test()
     if address == "0":
         address = str(free_port())
     try:
@@ -165,4 +188,4 @@ def main(loop_name: str, app: str, address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:4])

@@ -1,6 +1,6 @@
 /* An io_uring of one thread for the programs of this folder: set-up, one submission queue, one completion queue, buffer rings.
  *
- * Included by: floor_stream.c, floor_datagram.c, load.c, load_datagram.c. It calls the kernel and nothing else (no liburing), and
+ * Included by the floors and the load programs that are io_uring programs. It calls the kernel and nothing else (no liburing), and
  * ends the program with a sentence on every error: a floor that limps measures nothing.
  */
 #ifndef BENCH_RING_H
@@ -90,7 +90,7 @@ static struct io_uring_sqe *ring_sqe(struct ring *r) {
     return sqe;
 }
 
-static void buffers_give(struct buffers *b, uint32_t id) {
+static MAYBE_UNUSED void buffers_give(struct buffers *b, uint32_t id) {
     struct io_uring_buf *entry = &b->entries[b->tail++ & (b->count - 1)];
     entry->addr = (uint64_t)(uintptr_t)(b->bytes + (size_t)id * b->size);
     entry->len = b->size;
@@ -98,11 +98,11 @@ static void buffers_give(struct buffers *b, uint32_t id) {
 }
 
 /* What was given since the last call becomes the kernel's to use. */
-static void buffers_publish(struct buffers *b) { aiouring_store_release16(&b->entries[0].resv, b->tail); }
+static MAYBE_UNUSED void buffers_publish(struct buffers *b) { aiouring_store_release16(&b->entries[0].resv, b->tail); }
 
 static MAYBE_UNUSED char *buffers_at(struct buffers *b, uint32_t id) { return b->bytes + (size_t)id * b->size; }
 
-static void buffers_open(struct ring *r, struct buffers *b, uint32_t count, uint32_t size, uint16_t group) {
+static MAYBE_UNUSED void buffers_open(struct ring *r, struct buffers *b, uint32_t count, uint32_t size, uint16_t group) {
     memset(b, 0, sizeof *b);
     b->count = count;
     b->size = size;

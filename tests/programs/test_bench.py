@@ -1,0 +1,114 @@
+"""The benchmark suite on real processes: one row of each kind that needs no foreign program, in windows too short to conclude anything from.
+
+What is asserted is that figures come, that they agree with each other, and that wrong answers and broken servers are found out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import measure, report, rounds, rows
+from benchmarks.contestants import BIN, OURS, Contestant, choose, ours
+from benchmarks.processes import Cores, Failed, run_to_end
+
+TIMING = measure.Timing(0.25)
+MILLISECONDS_10_US = 10_000
+
+
+@pytest.fixture
+def cores() -> Cores:
+    """Figures mean little on a machine with one core, but they come."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return Cores(server=allowed[-1], load=allowed[0])
+
+
+def run(name: str, contestants: list[Contestant], cores: Cores, **changes: int) -> rounds.RowResult:
+    row = dataclasses.replace(next(row for row in rows.ROWS if row.name == name), **changes)
+    return rounds.run_row(row, rounds.of_row(row, contestants), cores, TIMING, 1, lambda row, contestant, number: None)
+
+
+def test_a_row_gives_figures_ratios_and_a_table(cores: Cores) -> None:
+    contestants = choose(sys.executable, ["asyncio"], {}, ("floor",))
+    assert [(one.name, one.absent) for one in contestants] == [("floor", ""), ("asyncio", ""), (OURS, "")]
+    result = run("tcp-protocol", contestants, cores)
+    assert result.reasons == {}
+    for name, samples in result.samples.items():
+        (sample,) = samples
+        assert sample is not None
+        assert 0 < sample["cpu_us"] < MILLISECONDS_10_US, name
+        assert sample["cpu_us"] * sample["rate"] / 1e6 == pytest.approx(sample["server_busy"], rel=0.01), name
+        assert 0 < sample["p50_us"] <= sample["p99_us"] <= sample["max_us"] * 1.02, name
+    heads, lines = report.main_table([result], [], report.Notes())
+    cells = dict(zip(heads, lines[0], strict=True))
+    assert cells["ours / best peer"].endswith("asyncio")
+    assert result.ratio(OURS, "floor") is not None
+    about = report.about_machine() | {"rounds": 1, "seconds_factor": TIMING.factor, "duration_s": 1.0}
+    assert "instruction counts: " in report.about_text(about)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "changes"),
+    [
+        ("unix-protocol", "rate", {}),
+        ("udp", "rate", {}),
+        ("accept", "rate", {}),
+        ("connect", "rate", {}),
+        ("spawn", "rate", {}),
+        ("micro-call-soon", "rate", {}),
+        ("memory-protocol", "memory_bytes", {"connections": 1000}),
+        ("relay", "rate", {}),
+        ("static-10KiB", "rate", {}),
+    ],
+)
+def test_rows_of_every_kind_give_figures_of_ours(name: str, metric: str, changes: dict[str, int], cores: Cores) -> None:
+    result = run(name, [ours(sys.executable)], cores, **changes)
+    assert OURS not in result.reasons
+    figure = result.spread(OURS, metric)
+    assert figure is not None
+    assert figure.median > 0
+
+
+def test_the_floor_of_files_reads_and_ours_says_what_it_lacks_or_reads_too(cores: Cores) -> None:
+    result = run("file-depth-32", [Contestant("floor"), ours(sys.executable)], cores)
+    figure = result.spread("floor", "rate")
+    assert figure is not None and figure.median > 0
+    assert (result.spread(OURS) is not None) or "does not exist yet" in result.reasons[OURS]
+
+
+@contextlib.contextmanager
+def wrong_echo() -> Iterator[int]:
+    """A server that answers with as many bytes as it got, of which one is wrong."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                while data := connection.recv(65536):
+                    connection.sendall(data[:-1] + b"!")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            thread.join()
+
+
+def test_the_load_finds_out_a_wrong_answer(cores: Cores) -> None:
+    with wrong_echo() as port:
+        with pytest.raises(Failed, match="is not what it was sent"):
+            run_to_end([str(BIN / "load"), str(port), "--size", "1000"], cores.load, 30)
+
+
+def test_a_loop_that_cannot_start_says_why(cores: Cores) -> None:
+    row = rows.select("tcp-protocol")[0]
+    with pytest.raises(Failed, match="no_such_loop"):
+        measure.measure(row, Contestant("none", "no_such_loop", sys.executable), cores, TIMING)
