@@ -39,6 +39,7 @@ cdef class SSLCore(DirectProtocol):
 
     cdef void follow_records(self, const uint8_t *data, Py_ssize_t length) noexcept
     cdef int take(self, const char *data, Py_ssize_t length) except -1
+    cdef Py_ssize_t room_bytes(self) noexcept
     cdef int take_in(self, const char *data, Py_ssize_t length) except -1
     cdef Py_ssize_t readable_bytes(self) except -1
     cdef object read_record(self, Py_ssize_t wanted)

@@ -35,7 +35,8 @@ cdef enum:
     RECORD_BYTES_MAX = 16384                # plaintext
     RECORD_OVERHEAD_BYTES_MAX = 2048        # TLS 1.2's bound; in practice it is below 100
     RECORD_HEADER_BYTES = 5
-    FEED_BYTES = 17 * 1024                  # one full record and a bit
+    FEED_BYTES = 17 * 1024                  # in the BIO at once: one full record and a bit
+    FEED_BYTES_MIN = 1024                   # the rest of an oversized record goes in in steps of this
     GATHER_BYTES_MAX = 64 * 1024            # more is not kept until the end of the turn
 
 cdef enum:
@@ -117,12 +118,15 @@ cdef class SSLCore(DirectProtocol):
             return self.read_with(data, length)
         while length:
             # A BufferedProtocol empties the BIO between the pieces. Whoever paused, or shakes hands, gets all at once.
-            part = min(length, FEED_BYTES) if self.state == OPEN and not self.reading_paused else length
+            part = min(length, self.room_bytes()) if self.state == OPEN and not self.reading_paused else length
             self.take_in(data, part)
             self.go_on()
             data += part
             length -= part
         return 0
+
+    cdef Py_ssize_t room_bytes(self) noexcept:
+        return max(FEED_BYTES - self.tail_bytes, <Py_ssize_t>FEED_BYTES_MIN)
 
     cdef int take_in(self, const char *data, Py_ssize_t length) except -1:
         self.follow_records(<const uint8_t *>data, length)
@@ -184,7 +188,7 @@ cdef class SSLCore(DirectProtocol):
             if chunk is None:
                 if more_bytes == 0:
                     break
-                part = min(more_bytes, FEED_BYTES)
+                part = min(more_bytes, self.room_bytes())
                 self.take_in(more, part)
                 more += part
                 more_bytes -= part
