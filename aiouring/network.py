@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiouring._listener import Listener
 from aiouring._stream import StreamTransport
-from aiouring.tls import SSLProtocol, SSLTransport, context_of
+from aiouring._tls import SSLTransport
+from aiouring.tls import SSLProtocol, context_of
 
 if TYPE_CHECKING:
     _Base = asyncio.BaseEventLoop
