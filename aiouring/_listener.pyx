@@ -13,7 +13,7 @@ from posix.unistd cimport close as posix_close
 from aiouring._loop cimport Flushable, LoopCore
 from aiouring._op cimport TAG_RETURNS_FD, os_error
 from aiouring._prep cimport prep_accept_multishot
-from aiouring._stream cimport new_accepted_transport
+from aiouring._stream cimport new_transport
 from aiouring.uapi cimport *
 
 from asyncio import constants, trsock
@@ -124,7 +124,7 @@ cdef class Listener(Flushable):
         try:
             protocol = self.protocol_factory()
             taken = True
-            new_accepted_transport(self.loop, fd, self.family, self.kind, self.proto, protocol, self.server, None)
+            new_transport(self.loop, fd, self.family, self.kind, self.proto, protocol, self.server, None)
         except BaseException as exc:
             if not taken:
                 posix_close(fd)

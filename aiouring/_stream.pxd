@@ -45,5 +45,5 @@ cdef class StreamCore(StreamReceiver):
     cdef int drop_queue(self) except -1
     cdef int lose(self, object error) except -1
 
-# For the listener: a transport of an accepted descriptor, which is the transport's from here on, whatever raises.
-cdef object new_accepted_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object context)
+# A transport of a connected, non-blocking descriptor, which is the transport's from here on, whatever raises.
+cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter)

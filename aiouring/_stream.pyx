@@ -452,7 +452,7 @@ cdef object name_of(object ask):
         return None
 
 
-cdef object new_accepted_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object context):
+cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter):
     cdef StreamCore core
     try:
         core = StreamCore.__new__(StreamCore)
@@ -463,8 +463,10 @@ cdef object new_accepted_transport(LoopCore loop, int fd, int family, int kind, 
     try:
         shell = PyType_GenericAlloc(<PyTypeObject *>StreamTransport, 0)     # without the empty values that object.__new__() gives for a dict that few fill
         shell._core = core
-        core.attach(shell, loop, None, protocol, context)
-        core.begin(None, server, None)
+        if loop.is_of_transport(fd):
+            loop._ensure_fd_no_transport(fd)        # somebody closed it under its transport
+        core.attach(shell, loop, None, protocol, None)
+        core.begin(None, server, waiter)
     except BaseException:
         core.close_file()
         raise

@@ -16,12 +16,14 @@ import stat
 import sys
 import weakref
 from asyncio.log import logger
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiouring._listener import Listener
+from aiouring._sock import coroutine_function
 from aiouring._stream import StreamTransport
+from aiouring._stream_connect import connect_to_literal
 from aiouring.tls import SSLProtocol, SSLTransport, context_of
 
 if TYPE_CHECKING:
@@ -178,6 +180,17 @@ class NetworkMixin(_Base):
             raise
         # As in asyncio, None when the connection was lost again between the handshake and now.
         return ssl_protocol.app_transport
+
+    @coroutine_function
+    def create_connection(  # type: ignore[override]
+        self, protocol_factory: ProtocolFactory, host: Any = None, port: Any = None, **arguments: Any
+    ) -> Coroutine[Any, Any, tuple[Any, asyncio.BaseProtocol]]:
+        """Connect to a TCP server. Arguments, results and errors are asyncio's. Cancelling closes what was begun."""
+        if not arguments and type(host) is str and type(port) is int and not self._debug:
+            connecting = connect_to_literal(self, protocol_factory, host, port)
+            if connecting is not None:
+                return connecting
+        return super().create_connection(protocol_factory, host, port, **arguments)
 
     # -- servers ------------------------------------------------------------------------------------------------------------------
 
