@@ -9,7 +9,7 @@ than those buffers: they come by single RECVMSGs into a buffer of the transport'
 which is its place in asyncio's order: before a timer that is due in the same turn. What comes after a pause_reading() waits in `arrivals`
 for a ready callback, and as long as something waits there nothing more is asked for: so it stays within what one receive brings.
 
-A send: sendto() queues, and what was sent in a turn goes out at its end, in order: a batch of SENDMSG requests, one batch in flight. All
+A send: sendto() queues, and what was sent in a turn goes out at its end, in order: a batch of SEND requests, one batch in flight. All
 are tried at once (MSG_DONTWAIT): the kernel must never keep one for later, because a unix datagram that waits inside io_uring has had its
 bytes read by the first attempt and goes out empty in the end (seen on 6.18). When the socket takes no more (EAGAIN), the transport waits
 with a poll request and sends the rest again. So that nothing overtakes a datagram that has to wait, the requests are then linked to a chain
@@ -28,11 +28,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EAGAIN, EBADF, EINTR
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
 
 from aiouring._address cimport (
     AF_UNIX,
-    from_sockaddr,
     iovec,
     knows_family,
     msghdr,
@@ -41,9 +39,10 @@ from aiouring._address cimport (
     to_sockaddr,
     to_sockaddr_blocking,
 )
+from aiouring._address_cache cimport AddressCache
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
-from aiouring._prep cimport prep_poll_add, prep_recvmsg, prep_recvmsg_multishot, prep_sendmsg, use_registered_file
+from aiouring._prep cimport prep_poll_add, prep_recvmsg, prep_recvmsg_multishot, prep_sendto, use_registered_file
 from aiouring._ring cimport BufferRing, Ring
 from aiouring._transport cimport PyContext_Enter, PyContext_Exit, TransportCore
 from aiouring.uapi cimport *
@@ -74,6 +73,7 @@ cdef enum:
     TAG_RECEIVE = BATCH_MAX             # tags below it: a send, by its place in the batch
     TAG_ROOM = BATCH_MAX + 1
     QUEUE_COMPACT_AT = 1024
+    DATAGRAM_BYTES_MAX = 1 << 30
 
 cdef double ROOM_RETRY_SECONDS = 0.001
 cdef object UNSET = object()
@@ -85,8 +85,6 @@ cdef Py_ssize_t HEADER_BYTES = 8 if sys.version_info >= (3, 13) else 0
 cdef struct send_request:
     uint64_t request                    # 0: not in flight
     Py_ssize_t at                       # its place in the queue
-    msghdr header
-    iovec payload
 
 
 cdef class DatagramCore(TransportCore):
@@ -106,9 +104,6 @@ cdef class DatagramCore(TransportCore):
     cdef iovec receive_payload
     cdef sockaddr_storage receive_name
     cdef char *own_buffer               # for AF_UNIX
-    cdef sockaddr_storage last_name     # the last sender, whose address object serves again
-    cdef socklen_t last_name_bytes
-    cdef object last_sender
     cdef list arrivals                  # not yet handed to the protocol: (data, sender), or the number of an error
     # Sending.
     cdef list queue                     # (data, sockaddr or None) in order, from queue_head on; None: sent
@@ -120,8 +115,6 @@ cdef class DatagramCore(TransportCore):
     cdef bint congested                 # the socket took no more, and the queue has not been empty since
     cdef bint refused                   # the socket took no more in this batch
     cdef bint progress                  # something went out since the last wait for room
-    cdef object last_target             # the last address that was given to sendto(), and its sockaddr
-    cdef bytes last_target_name
 
     def __cinit__(self):
         self.queue = []
@@ -237,19 +230,7 @@ cdef class DatagramCore(TransportCore):
         return self.arrived((data, sender))
 
     cdef object sender(self, sockaddr_storage *name, socklen_t name_bytes):
-        if name_bytes > NAME_BYTES:
-            name_bytes = NAME_BYTES
-        if name_bytes == 0:
-            return None
-        if name_bytes == self.last_name_bytes and memcmp(name, &self.last_name, name_bytes) == 0:
-            return self.last_sender
-        # The field may hold an older, longer name behind this one.
-        memset(&self.last_name, 0, sizeof(self.last_name))
-        memcpy(&self.last_name, name, name_bytes)
-        self.last_name_bytes = 0
-        self.last_sender = from_sockaddr(&self.last_name, name_bytes)
-        self.last_name_bytes = name_bytes
-        return self.last_sender
+        return self.loop.get_addresses().address_of(name, NAME_BYTES if name_bytes > NAME_BYTES else name_bytes)
 
     cdef int arrived(self, object item) except -1:
         self.received_since_arming += 1
@@ -350,25 +331,25 @@ cdef class DatagramCore(TransportCore):
 
     cdef bytes name_of(self, object addr):
         """The sockaddr of an address. A host name is looked up here and now, as the socket's sendto() does."""
+        cdef AddressCache addresses = self.loop.get_addresses()
         cdef sockaddr_storage storage
         cdef socklen_t length = 0
-        if self.last_target is not None and addr is self.last_target:
-            return self.last_target_name
+        cdef bytes name = addresses.name_of(addr, self.family)
+        if name is not None:
+            return name
         try:
             to_sockaddr(addr, self.family, &storage, &length)
         except HostNotLiteral:
             to_sockaddr_blocking(addr, self.family, &storage, &length)
-            return PyBytes_FromStringAndSize(<char *>&storage, length)
+            return PyBytes_FromStringAndSize(<char *>&storage, length)      # the next look-up may find another
         name = PyBytes_FromStringAndSize(<char *>&storage, length)
-        # Only what cannot change serves again.
-        if type(addr) is tuple and type(addr[0]) is str and type(addr[1]) is int:
-            self.last_target = addr
-            self.last_target_name = name
+        addresses.note_target(addr, name)
         return name
 
     cdef int send_batch(self) except -1:
         cdef bint chained = self.congested or self.family == AF_UNIX
         cdef Py_ssize_t at = self.queue_head, end = len(self.queue)
+        cdef Py_ssize_t length
         cdef uint32_t index = 0
         cdef send_request *send
         cdef io_uring_sqe *sqe
@@ -381,16 +362,12 @@ cdef class DatagramCore(TransportCore):
                 data, name = <tuple>datagram
                 send = &self.batch[index]
                 send.at = at
-                send.payload.iov_base = PyBytes_AS_STRING(data)
-                send.payload.iov_len = PyBytes_GET_SIZE(data)
-                memset(&send.header, 0, sizeof(msghdr))
-                send.header.msg_iov = &send.payload
-                send.header.msg_iovlen = 1
-                if name is not None:
-                    send.header.msg_name = PyBytes_AS_STRING(name)
-                    send.header.msg_namelen = <socklen_t>PyBytes_GET_SIZE(name)
                 sqe = self.loop.ops.begin(self, DatagramCore.complete, index)
-                prep_sendmsg(sqe, self.fd, &send.header, <uint32_t>MSG_DONTWAIT)
+                length = PyBytes_GET_SIZE(data)
+                if length > DATAGRAM_BYTES_MAX:
+                    length = DATAGRAM_BYTES_MAX         # the SQE's field has 32 bits; the kernel refuses that size as well (EMSGSIZE)
+                prep_sendto(sqe, self.fd, PyBytes_AS_STRING(data), <uint32_t>length, <uint32_t>MSG_DONTWAIT,
+                            NULL if name is None else PyBytes_AS_STRING(name), 0 if name is None else <uint16_t>PyBytes_GET_SIZE(name))
                 use_registered_file(sqe, self.file_index)
                 send.request = sqe.user_data
                 self.batch_left += 1
@@ -545,9 +522,7 @@ cdef class DatagramCore(TransportCore):
     cdef int let_go(self, object shell) except -1:
         if self.file_ring is self.loop.ring:
             self.file_ring.unregister_file(self.file_index)     # else the table would keep the socket open
-        self.last_sender = self.last_target = None
         self.arrivals.clear()
-        self.last_name_bytes = 0
         return 0
 
 

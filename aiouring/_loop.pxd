@@ -4,6 +4,7 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from aiouring._address_cache cimport AddressCache
 from aiouring._handle cimport Handle, TimerHandle, TimerHeap
 from aiouring._op cimport OpTable
 from aiouring._ring cimport BufferRing, Ring
@@ -43,6 +44,7 @@ cdef class LoopCore:
     cdef object wake_pipe                       # WakePipe
     cdef int wake_write_fd
     cdef uint64_t turns, busy_poll_hits
+    cdef AddressCache addresses
     cdef BufferRing stream_buffers, datagram_buffers
     cdef PyObject **transports                  # by descriptor; borrowed: a transport takes itself out before it goes
     cdef int transports_size
@@ -55,6 +57,7 @@ cdef class LoopCore:
     cdef Handle add_ready(self, object callback, tuple args, object context)    # call_soon for native callers
     cdef int schedule_flush(self, Flushable flushable) except -1
     cdef int queue_bulk(self, Flushable flushable) except -1        # start_bulk() will be called once, when it is its turn
+    cdef AddressCache get_addresses(self)
     cdef BufferRing get_stream_buffers(self)        # made at the first use, remade when the ring is replaced: do not keep
     cdef BufferRing get_datagram_buffers(self)      # each holds a whole UDP datagram, its address and its header
     cdef int submit_now(self) except -1             # for what must reach the kernel before this call returns

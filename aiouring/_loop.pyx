@@ -23,6 +23,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as posix_close
 from posix.unistd cimport write as posix_write
 
+from aiouring._address_cache cimport AddressCache
 from aiouring._handle cimport Handle, TimerHandle, TimerHeap, new_handle, new_timer_handle
 from aiouring._op cimport OpTable
 from aiouring._prep cimport prep_read
@@ -46,7 +47,7 @@ cdef extern from "<sys/syscall.h>" nogil:
 
 cdef enum:
     BATCH_CQES = 256
-    STREAM_BUFFERS = 256
+    STREAM_BUFFERS = 128                # 2 MiB: fewer stay in the processor's cache, more would save a busy loop some re-arming
     # Large receives that one enter may make. Few: their memory is then still in the processor's cache when the protocol reads it and when
     # it goes out again, and the next ones get the same memory.
     BULK_PER_TURN = 4
@@ -544,7 +545,12 @@ cdef class LoopCore:
                 return self.ops.deliver(&cqe)
         return 0
 
-    # -- buffers ----------------------------------------------------------------------------------------------------------------------
+    # -- buffers and caches ----------------------------------------------------------------------------------------------------------------------
+
+    cdef AddressCache get_addresses(self):
+        if self.addresses is None:
+            self.addresses = AddressCache()
+        return self.addresses
 
     cdef BufferRing get_stream_buffers(self):
         if self.stream_buffers is None:

@@ -2,6 +2,7 @@
 # cimported by every room that submits. Pointers given here must stay valid until the request's last CQE.
 
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from aiouring.uapi cimport *
 
@@ -55,6 +56,14 @@ cdef inline void prep_recvmsg_multishot(io_uring_sqe *sqe, int fd, void *msghdr,
 cdef inline void prep_send(io_uring_sqe *sqe, int fd, const void *data, uint32_t length, uint32_t msg_flags) noexcept nogil:
     prep(sqe, IORING_OP_SEND, fd, data, length, 0)
     sqe.op_flags = msg_flags
+
+
+# `name` NULL: to the peer that the socket is connected to.
+cdef inline void prep_sendto(io_uring_sqe *sqe, int fd, const void *data, uint32_t length, uint32_t msg_flags,
+                             const void *name, uint16_t name_bytes) noexcept nogil:
+    prep(sqe, IORING_OP_SEND, fd, data, length, <uint64_t>name)
+    sqe.op_flags = msg_flags
+    memcpy(&sqe.splice_fd_in, &name_bytes, sizeof(name_bytes))      # addr_len is the first half of that field
 
 
 cdef inline void prep_sendmsg(io_uring_sqe *sqe, int fd, const void *msghdr, uint32_t msg_flags) noexcept nogil:

@@ -19,7 +19,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR
-from libc.stdint cimport int32_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy
 
 from aiouring._loop cimport STREAM_BUFFER_BYTES
@@ -63,6 +63,7 @@ cdef enum:
     BULK_ENTER_VOTES = 3                # full buffers in a row, with more behind them
     BULK_LEAVE_VOTES = 32               # small receives in a row
     BULK_LEAVE_BYTES = 8192
+    MALLOC_HINT_FROM_BYTES = 4096
     MALLOC_HINT_BYTES = 2 * 1024 * 1024
     TAG_RECV = 1
     TAG_READABLE = 2
@@ -83,6 +84,19 @@ cdef object ASYNCIO_DATA_RECEIVED = StreamReaderProtocol.data_received
 cdef object ASYNCIO_FEED_DATA = StreamReader.feed_data
 cdef bint ASYNCIO_IS_KNOWN = sys.version_info < (3, 14)
 cdef bint malloc_knows = False
+
+
+cdef int tell_malloc() except -1:
+    """Once a process: say that large blocks come and go here.
+
+    By default glibc gives the top of its heap back to the kernel when 128 KiB of it are free, which with many connections is in every turn,
+    and each page of what is received next costs a fault. The free() of a block that was mapped raises that limit to twice the block's
+    size (M_MMAP_THRESHOLD in mallopt(3) describes the rule); other allocators take no notice.
+    """
+    global malloc_knows
+    malloc_knows = True
+    PyMem_RawFree(PyMem_RawMalloc(MALLOC_HINT_BYTES))
+    return 0
 
 
 cdef class DirectProtocol:
@@ -183,6 +197,8 @@ cdef class StreamReceiver(StreamSocket):
             buffers.take(cqe_flags)     # as in asyncio: a transport that closes reads no more
             buffers.give_back(cqe_flags)
             return 0
+        if length >= MALLOC_HINT_FROM_BYTES and not malloc_knows:
+            tell_malloc()
         if length == STREAM_BUFFER_BYTES or self.size_votes:
             self.note_size(length, cqe_flags)
         if self.paused or self.backlog is not None:
@@ -197,7 +213,6 @@ cdef class StreamReceiver(StreamSocket):
 
     cdef int note_size(self, int32_t length, uint32_t cqe_flags) except -1:
         """Choose the way of receiving by what the peer sends."""
-        global malloc_knows
         cdef bint vote
         if self.bulk:
             vote = length <= BULK_LEAVE_BYTES
@@ -212,11 +227,6 @@ cdef class StreamReceiver(StreamSocket):
             return 0
         self.size_votes = 0
         self.bulk = not self.bulk
-        if not malloc_knows:
-            # glibc takes from such a free() that large blocks come and go here, and stops giving each one back to the kernel, which would
-            # cost a page fault for every 4 KiB that is received. (Its own rule: M_MMAP_THRESHOLD in mallopt(3). Others ignore it.)
-            malloc_knows = True
-            PyMem_RawFree(PyMem_RawMalloc(MALLOC_HINT_BYTES))
         return self.loop.schedule_flush(self)
 
     # -- large receives ---------------------------------------------------------------------------------------------------------------
@@ -261,8 +271,6 @@ cdef class StreamReceiver(StreamSocket):
     cdef int arm_bulk(self, object target, char *memory, Py_ssize_t length, uint32_t msg_flags) except -1:
         cdef io_uring_sqe *sqe = self.loop.ops.begin(self, StreamReceiver.recv_complete, TAG_BULK)
         prep_recv(sqe, self.fd, memory, <uint32_t>(length if length < BULK_TARGET_BYTES_MAX else BULK_TARGET_BYTES_MAX), msg_flags)
-        if msg_flags != MSG_DONTWAIT:
-            sqe.ioprio = <uint16_t>IORING_RECVSEND_POLL_FIRST       # nothing is there: an attempt would be in vain
         self.recv_request = sqe.user_data
         self.bulk_target = target
         return 0

@@ -109,29 +109,27 @@ def measure_served(row: Row, contestant: Contestant, cores: Cores, timing: Timin
         return load(row, where, process.pid, cores, timing)
 
 
+def measure_itself(row: Row, contestant: Contestant, app: tuple[str, ...], floor: tuple[str, ...], cores: Cores, timing: Timing) -> Sample:
+    """A program that is its own load, on the core of what is measured: an app that takes its times last, or the row's floor. A floor may be
+    what is a load elsewhere: its own CPU time is what counts."""
+    if contestant.is_floor:
+        command = [*floor_command(row, contestant, *floor), *row.floor[1:], *timing.options(row)]
+        found = run_to_end(command, cores.server, timing.patience_s(row))
+        return sample_of_window(found | {"server_cpu_ns": found["load_cpu_ns"], "load_cpu_ns": 0})
+    command = [*app, f"{timing.warmup_s(row):.3f}", f"{timing.window_s(row):.3f}"]
+    return sample_of_window(run_to_end(command, cores.server, timing.patience_s(row), contestant.full_environment()))
+
+
 def measure_client(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
     """The contestant is the client of a C server (the row's "load"), which runs on the other core."""
     program, *arguments = row.load
     with started([str(BIN / program), "0", *arguments], cores.load, contestant.full_environment()) as (_, where):
-        if contestant.is_floor:
-            command = [*floor_command(row, contestant, where), *row.floor[1:], *timing.options(row)]
-            found = run_to_end(command, cores.server, timing.patience_s(row))
-            # What is a load program elsewhere is what is measured here.
-            return sample_of_window(found | {"server_cpu_ns": found["load_cpu_ns"], "load_cpu_ns": 0})
-        times = (f"{timing.warmup_s(row):.3f}", f"{timing.window_s(row):.3f}")
-        command = contestant.command(row.script, where, *times)
-        return sample_of_window(run_to_end(command, cores.server, timing.patience_s(row), contestant.full_environment()))
+        return measure_itself(row, contestant, (*contestant.command(row.script, where),), (where,), cores, timing)
 
 
 def measure_process(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
-    """An app that is its own load, in a fresh process."""
-    if contestant.is_floor:
-        command = [*floor_command(row, contestant), *row.floor[1:], *timing.options(row)]
-        found = run_to_end(command, cores.server, timing.patience_s(row))
-        return sample_of_window(found | {"server_cpu_ns": found["load_cpu_ns"], "load_cpu_ns": 0})
-    times = (f"{timing.warmup_s(row):.3f}", f"{timing.window_s(row):.3f}")
-    command = contestant.command(row.script, row.app, *times)
-    return sample_of_window(run_to_end(command, cores.server, timing.patience_s(row), contestant.full_environment()))
+    """An app that needs no other side, in a fresh process."""
+    return measure_itself(row, contestant, (*contestant.command(row.script, row.app),), (), cores, timing)
 
 
 def measure_memory(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
@@ -164,13 +162,7 @@ def measure_relay(row: Row, contestant: Contestant, cores: Cores, timing: Timing
 def measure_file(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
     """Reads of a cached file: the app of apps/files.py, or the C reader."""
     path = str(programs.file_to_read())
-    if contestant.is_floor:
-        command = [*floor_command(row, contestant, path), *row.floor[1:], *timing.options(row)]
-        found = run_to_end(command, cores.server, timing.patience_s(row))
-        return sample_of_window(found | {"server_cpu_ns": found["load_cpu_ns"], "load_cpu_ns": 0})
-    times = (f"{timing.warmup_s(row):.3f}", f"{timing.window_s(row):.3f}")
-    command = programs.file_reader(contestant, path, row, times)
-    return sample_of_window(run_to_end(command, cores.server, timing.patience_s(row), contestant.full_environment()))
+    return measure_itself(row, contestant, (*programs.file_reader(contestant, path, row),), (path,), cores, timing)
 
 
 MEASURERS: dict[str, Callable[[Row, Contestant, Cores, Timing], Sample]] = {

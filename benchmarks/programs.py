@@ -127,7 +127,7 @@ def file_to_read() -> Path:
     return path
 
 
-def file_reader(contestant: Contestant, path: str, row: Row, times: tuple[str, str]) -> list[str]:
-    """What reads pieces of the file with a library on its usual loop, or with ours."""
+def file_reader(contestant: Contestant, path: str, row: Row) -> list[str]:
+    """What reads pieces of the file with a library on uvloop, or with ours; its times are still lacking."""
     module, variant = ("aiouring", "aiouring") if contestant.is_aiouring else ("uvloop", contestant.name)
-    return [contestant.python, str(APPS / "files.py"), module, variant, path, row.app, *times]
+    return [contestant.python, str(APPS / "files.py"), module, variant, path, row.app]

@@ -188,7 +188,8 @@ def about_text(about: dict[str, Any]) -> str:
     """The machine and the run in a line."""
     cores = f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB"
     length = f"{about['rounds']} rounds, windows × {about['seconds_factor']:g}, {about['duration_s']:.0f} s"
-    return f"{cores}; Linux {about['kernel']}; Python {about['python']}; {length}; instruction counts: {about['instructions']}"
+    others = f"load average before {about['load_average_before']}"  # what else ran: above 0.5 the figures are doubtful
+    return f"{cores}; Linux {about['kernel']}; Python {about['python']}; {length}; {others}; instruction counts: {about['instructions']}"
 
 
 def results_of_json(found: dict[str, Any]) -> list[RowResult]:

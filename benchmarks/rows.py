@@ -26,7 +26,7 @@ class Row:
     main: str = "cpu_us"  # the metric of the table's columns
     per: str = "message"  # what is counted
     goals: tuple[Goal, ...] = ()
-    seconds: float = 0.8  # of one window in a full run; QUICK and --seconds scale it
+    seconds: float = 1.0  # of one window in a full run; QUICK and --seconds scale it
     warmup: float = 0.2
     size: int = 0  # of the file, where there is one
     connections: int = 0  # that are held, where connections are what costs
@@ -90,7 +90,7 @@ def _echo(
         rounds_max=rounds_max,
         goals=goals,
         # Several answers of every connection shall fit into the window, and the first ones into the warm-up.
-        seconds=0.8 if in_flight < 64 << 20 else 1.5 if in_flight < 512 << 20 else 3.0,
+        seconds=1.0 if in_flight < 64 << 20 else 1.5 if in_flight < 512 << 20 else 3.0,
         warmup=0.2 if in_flight < 64 << 20 else 0.5 if in_flight < 512 << 20 else 1.5,
     )
 

@@ -29,7 +29,7 @@ def make_loop(name: str) -> asyncio.AbstractEventLoop:
         key, _, value = option.partition("=")
         if key not in inspect.signature(new_event_loop).parameters:
             raise Unavailable(f"the option {key}= of {package}.new_event_loop does not exist yet")
-        options[key] = float(value)
+        options[key] = float(value) if "." in value else int(value)
     loop: asyncio.AbstractEventLoop = new_event_loop(**options)
     return loop
 

@@ -50,6 +50,8 @@ def test_a_row_gives_figures_ratios_and_a_table(cores: Cores) -> None:
     cells = dict(zip(heads, lines[0], strict=True))
     assert cells["ours / best peer"].endswith("asyncio")
     assert result.ratio(OURS, "floor") is not None
+    about = report.about_machine() | {"rounds": 1, "seconds_factor": TIMING.factor, "duration_s": 1.0}
+    assert "instruction counts: " in report.about_text(about)
 
 
 @pytest.mark.parametrize(

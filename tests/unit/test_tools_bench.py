@@ -223,8 +223,9 @@ def test_results_survive_their_json(result: RowResult) -> None:
 
 def test_the_document_gets_its_results_between_the_marks(result: RowResult) -> None:
     result.row = ROWS[0]
-    about = report.about_machine() | {"rounds": 3, "seconds_factor": 1.0, "duration_s": 2.0}
-    found = report.as_json([result], [Contestant("uvloop", "uvloop", version="0.23.0")], about)
+    machine: dict[str, object] = {"cpu": "a CPU", "cores": 2, "memory_gib": 4.0, "kernel": "6.1", "python": "3.11", "instructions": "not available"}
+    machine |= {"load_average_before": "0.1", "rounds": 3, "seconds_factor": 1.0, "duration_s": 2.0}
+    found = report.as_json([result], [Contestant("uvloop", "uvloop", version="0.23.0")], machine)
     inserted = document.section(found, {"TCP echo": Path("charts/tcp-echo.svg")})
     text = document.between_marks(document.between_marks(document.PERFORMANCE.read_text(), "old results"), inserted)
     assert "old results" not in text
