@@ -461,7 +461,8 @@ cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto
         raise
     core.take_descriptor(fd, family, kind, proto)
     try:
-        shell = PyType_GenericAlloc(<PyTypeObject *>StreamTransport, 0)     # without the empty values that object.__new__() gives for a dict that few fill
+        # object.__new__() would add room for attributes, which few users set.
+        shell = PyType_GenericAlloc(<PyTypeObject *>StreamTransport, 0)
         shell._core = core
         if loop.is_of_transport(fd):
             loop._ensure_fd_no_transport(fd)        # somebody closed it under its transport

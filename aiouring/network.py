@@ -27,7 +27,11 @@ from aiouring._stream_connect import connect_to_literal
 from aiouring.tls import SSLProtocol, SSLTransport, context_of
 
 if TYPE_CHECKING:
-    _Base = asyncio.BaseEventLoop
+    from aiouring._loop import LoopCore
+
+    class _Base(LoopCore, asyncio.BaseEventLoop):
+        pass
+
 else:
     _Base = object
 
