@@ -196,6 +196,9 @@ class NetworkMixin(_Base):
                 return connecting
         return super().create_connection(protocol_factory, host, port, **arguments)
 
+    # For who asks for its signature.
+    create_connection.__wrapped__ = asyncio.BaseEventLoop.create_connection  # type: ignore[attr-defined]
+
     # -- servers ------------------------------------------------------------------------------------------------------------------
 
     def _start_serving(

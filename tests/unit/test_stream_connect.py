@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import os
 import socket
 import threading
@@ -31,6 +32,12 @@ class Recorder(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.events.append(exc)
         self.lost.set_result(None)
+
+
+@pytest.fixture(autouse=True)
+def _short_way(loop: asyncio.AbstractEventLoop) -> None:
+    """Debug mode goes asyncio's way, which logs each connection."""
+    loop.set_debug(False)
 
 
 @pytest.fixture
@@ -84,6 +91,7 @@ def test_a_connection(loop: asyncio.AbstractEventLoop, host: str) -> None:
 
 def test_it_is_a_coroutine_function(loop: asyncio.AbstractEventLoop) -> None:
     assert asyncio.iscoroutinefunction(loop.create_connection)
+    assert inspect.signature(type(loop).create_connection) == inspect.signature(asyncio.BaseEventLoop.create_connection)
     port = free_port()
 
     async def main() -> None:
@@ -190,6 +198,7 @@ def test_a_factory_that_raises_closes_the_connection(loop: asyncio.AbstractEvent
 
 def test_a_loop_that_is_closed_while_connecting_closes_the_descriptor(full: tuple[str, int]) -> None:
     loop = aiouring.new_event_loop()
+    loop.set_debug(False)
     before = descriptors_open()
     task = loop.create_task(loop.create_connection(asyncio.Protocol, *full))
 
