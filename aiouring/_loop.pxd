@@ -67,6 +67,7 @@ cdef class LoopCore:
     cdef double now(self) noexcept
     cdef int turn(self) except -1
     cdef int flush_all(self) except -1
+    cdef int flush_once(self) except -1
     cdef int start_some_bulk(self) except -1
     cdef int64_t time_to_wait_ns(self) except? -2
     cdef int enter(self, int64_t timeout_ns) except -1

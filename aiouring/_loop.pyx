@@ -47,6 +47,7 @@ cdef extern from "<sys/syscall.h>" nogil:
 
 cdef enum:
     BATCH_CQES = 256
+    FLUSH_PASSES_MAX = 4                # one for each transport above another
     STREAM_BUFFERS = 128                # 2 MiB: fewer stay in the processor's cache, more would save a busy loop some re-arming
     # Large receives that one enter may make. Few: their memory is then still in the processor's cache when the protocol reads it and when
     # it goes out again, and the next ones get the same memory.
@@ -325,6 +326,14 @@ cdef class LoopCore:
         return 0
 
     cdef int flush_all(self) except -1:
+        # A flush may write into a transport below (TLS does, and TLS over TLS once more): that goes out in the same turn.
+        cdef int passes = FLUSH_PASSES_MAX
+        while self.flush_list and passes:
+            self.flush_once()
+            passes -= 1
+        return 0
+
+    cdef int flush_once(self) except -1:
         cdef list flushables = self.flush_list
         cdef Flushable flushable
         cdef Py_ssize_t count = len(flushables), index = 0
@@ -705,8 +714,8 @@ cdef class LoopCore:
         return False
 
     def ring_stats(self):
-        """Counters of this loop: turns, enters, waits that busy polling saved, requests in flight (slots_in_use), registered files, free and
-        total receive buffers, stale CQEs."""
+        """Counters of this loop: turns, enters, waits that busy polling saved, requests in flight (slots_in_use), registered files, free
+        and total receive buffers, stale CQEs."""
         cdef uint32_t total = 0, out = 0
         for buffers in (self.stream_buffers, self.datagram_buffers):
             if buffers is not None:

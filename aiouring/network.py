@@ -24,7 +24,8 @@ from aiouring._listener import Listener
 from aiouring._sock import coroutine_function
 from aiouring._stream import StreamTransport
 from aiouring._stream_connect import connect_to_literal
-from aiouring.tls import SSLProtocol, SSLTransport, context_of
+from aiouring._tls import SSLTransport
+from aiouring.tls import SSLProtocol, context_of
 
 if TYPE_CHECKING:
     from aiouring._loop import LoopCore

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from aiouring.tls import SSLProtocol, SSLTransport
+from aiouring._tls import SSLTransport
+from aiouring.tls import SSLProtocol
 
 from .tls_peer import MUCH, Loop, Peer, Recorder, run
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from aiouring.tls import SSLTransport
+from aiouring._tls import SSLTransport
 
 Loop = asyncio.AbstractEventLoop
 
