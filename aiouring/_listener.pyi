@@ -1,12 +1,19 @@
 """What Python sees of a listening socket: network.py makes one for each socket of a server."""
 
 import socket
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, BaseProtocol
 from collections.abc import Callable
 
 class Listener:
     @property
     def sock(self) -> socket.socket: ...
-    def __init__(self, loop: AbstractEventLoop, sock: socket.socket, accepted: Callable[[Listener, int], object]) -> None: ...
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        sock: socket.socket,
+        protocol_factory: Callable[[], BaseProtocol] | None,
+        server: object = None,
+        accepted: Callable[[Listener, int], object] | None = None,
+    ) -> None: ...
     def resume(self) -> None: ...
     def stop(self) -> None: ...

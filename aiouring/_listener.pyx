@@ -1,9 +1,9 @@
-"""Listening sockets: one multishot ACCEPT per socket.
+"""Listening sockets: one multishot ACCEPT per socket, and a transport for each connection that it brings.
 
-Used by `network`, which turns each accepted descriptor into a transport. Calls `_loop` and `_op`.
+Used by `network`, which makes one for each socket of a server, and gets the connections of those with TLS. Calls `_stream`, `_loop` and `_op`.
 
 Who owns what: the listener owns its request; the listening socket belongs to asyncio.Server, which closes it right after stop(). An
-accepted descriptor belongs to whoever the callback gives it to; one that arrives after stop() is closed here.
+accepted descriptor belongs to its transport; one that arrives after stop(), or whose protocol could not be made, is closed here.
 """
 
 from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, EINVAL, EMFILE, ENFILE, ENOMEM, EPERM
@@ -13,6 +13,7 @@ from posix.unistd cimport close as posix_close
 from aiouring._loop cimport Flushable, LoopCore
 from aiouring._op cimport TAG_RETURNS_FD, os_error
 from aiouring._prep cimport prep_accept_multishot
+from aiouring._stream cimport new_transport
 from aiouring.uapi cimport *
 
 from asyncio import constants, trsock
@@ -33,19 +34,25 @@ cdef extern from "<errno.h>" nogil:
 
 
 cdef class Listener(Flushable):
-    """Accepts on one listening socket until stop(); calls accepted(fd) for each connection, in the context of its own creation."""
+    """Accepts on one listening socket until stop(), in the context of its own creation.
+
+    Each connection becomes a transport with a protocol of `protocol_factory()`; where that is None, `accepted(listener, fd)` is called.
+    """
 
     cdef LoopCore loop
     cdef readonly object sock
-    cdef object accepted, context
-    cdef int fd
+    cdef object protocol_factory, server, accepted, context
+    cdef int fd, family, kind, proto
     cdef uint64_t request
     cdef bint stopped
 
-    def __init__(self, LoopCore loop not None, sock, accepted):
+    def __init__(self, LoopCore loop not None, sock, protocol_factory, server=None, accepted=None):
         self.loop = loop
         self.sock = sock
         self.fd = sock.fileno()
+        self.family, self.kind, self.proto = sock.family, sock.type, sock.proto
+        self.protocol_factory = protocol_factory
+        self.server = server
         self.accepted = accepted
         self.context = PyContext_CopyCurrent()
         loop.schedule_flush(self)
@@ -79,7 +86,10 @@ cdef class Listener(Flushable):
                 self.loop.schedule_flush(self)      # first: whatever accepted() raises, the server goes on
             PyContext_Enter(self.context)
             try:
-                self.accepted(self, res)
+                if self.protocol_factory is None:
+                    self.accepted(self, res)
+                else:
+                    self.make_transport(res)
             finally:
                 PyContext_Exit(self.context)
         elif res == -EMFILE or res == -ENFILE or res == -ENOBUFS or res == -ENOMEM:
@@ -106,6 +116,21 @@ cdef class Listener(Flushable):
                 return 0
         if self.request == 0 and not self.stopped:
             self.loop.schedule_flush(self)
+        return 0
+
+    cdef int make_transport(self, int fd) except -1:
+        cdef bint taken = False
+        protocol = None
+        try:
+            protocol = self.protocol_factory()
+            taken = True
+            new_transport(self.loop, fd, self.family, self.kind, self.proto, protocol, self.server, None)
+        except BaseException as exc:
+            if not taken:
+                posix_close(fd)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
+            self.loop._accept_failed(exc, protocol, None)
         return 0
 
     def stop(self):

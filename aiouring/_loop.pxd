@@ -1,6 +1,7 @@
 # The native part of the loop: ready queue, timers, one turn, wake-ups. See _loop.pyx.
 # cimported by: the transports and every room that submits requests.
 
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from aiouring._address_cache cimport AddressCache
@@ -45,9 +46,14 @@ cdef class LoopCore:
     cdef uint64_t turns, busy_poll_hits
     cdef AddressCache addresses
     cdef BufferRing stream_buffers, datagram_buffers
+    cdef PyObject **transports                  # by descriptor; borrowed: a transport takes itself out before it goes
+    cdef int transports_size
     cdef uint32_t bulk_waiters                  # large receives that wait for data and hold memory meanwhile
 
     cdef int check_open(self) except -1
+    cdef int note_transport(self, int fd, object transport) except -1
+    cdef void forget_transport(self, int fd, object transport) noexcept
+    cdef bint is_of_transport(self, int fd) noexcept
     cdef Handle add_ready(self, object callback, tuple args, object context)    # call_soon for native callers
     cdef int schedule_flush(self, Flushable flushable) except -1
     cdef int queue_bulk(self, Flushable flushable) except -1        # start_bulk() will be called once, when it is its turn

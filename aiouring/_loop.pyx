@@ -13,12 +13,12 @@ loop sleeps; `sleeping` is set and read under the GIL, so no wake-up is lost and
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport Py_INCREF
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.ref cimport Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR
 from libc.math cimport ceil
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as posix_close
 from posix.unistd cimport write as posix_write
@@ -234,6 +234,38 @@ cdef class LoopCore:
             except BaseException as exc:
                 self.call_exception_handler({"message": f"Queueing requests of {flushable!r} failed", "exception": exc})
         return 0
+
+    # -- transports -------------------------------------------------------------------------------------------------------------------
+
+    cdef int note_transport(self, int fd, object transport) except -1:
+        """The descriptor is a transport's: add_reader() and sock_recv() on it would steal its bytes."""
+        cdef int size = self.transports_size
+        cdef PyObject **transports
+        if fd >= size:
+            size = max(fd + 1, size + size // 2, 64)
+            transports = <PyObject **>PyMem_RawRealloc(self.transports, size * sizeof(PyObject *))
+            if transports == NULL:
+                raise MemoryError()
+            memset(transports + self.transports_size, 0, (size - self.transports_size) * sizeof(PyObject *))
+            self.transports = transports
+            self.transports_size = size
+        self.transports[fd] = <PyObject *>transport
+        return 0
+
+    cdef void forget_transport(self, int fd, object transport) noexcept:
+        # The place may be another's by now, when somebody closed the descriptor under its transport.
+        if 0 <= fd < self.transports_size and self.transports[fd] == <PyObject *>transport:
+            self.transports[fd] = NULL
+
+    cdef bint is_of_transport(self, int fd) noexcept:
+        return 0 <= fd < self.transports_size and self.transports[fd] != NULL
+
+    def _transport_of(self, int fd):
+        """The stream transport that uses this descriptor, or None."""
+        return <object>self.transports[fd] if self.is_of_transport(fd) else None
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.transports)
 
     # -- wake-ups ---------------------------------------------------------------------------------------------------------------------
 

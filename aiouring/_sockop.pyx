@@ -160,11 +160,8 @@ cdef SocketUse use_of(object sock):
 
 cdef int transports_have(object loop, int fd) except -1:
     """Whether one of the loop's transports uses this descriptor, or did and was not forgotten yet."""
-    transports = getattr(loop, "_transports", None)
-    if transports is None:
-        return 0
     # The dict under the WeakValueDictionary, whose own look-up is Python code: this runs for each receive and each send.
-    return fd in transports.data
+    return (<LoopCore>loop).is_of_transport(fd) or fd in loop._transports.data
 
 
 cdef class SocketOperation:

@@ -4,7 +4,9 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
+from aiouring._loop cimport LoopCore
 from aiouring._stream_receive cimport StreamReceiver
+from aiouring._transport cimport flag
 
 cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
@@ -23,11 +25,13 @@ cdef class StreamCore(StreamReceiver):
     cdef object sending                         # the same, of the send in flight; kept until its last CQE
     cdef Py_ssize_t sending_index, sending_offset
     cdef send_vector *vector                    # of the SENDMSG in flight, else NULL
-    cdef bint eof_written
+    cdef flag eof_written
+    cdef flag has_extra                         # the shell has its dict
 
     @staticmethod
     cdef int send_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
     cpdef close(self)
+    cdef int begin(self, object extra, object server, object waiter) except -1
     cdef int write(self, object data) except -1
     cdef int writelines(self, object list_of_data) except -1
     cdef int refuse_write(self) except -1
@@ -40,3 +44,6 @@ cdef class StreamCore(StreamReceiver):
     cdef int all_sent(self) except -1
     cdef int drop_queue(self) except -1
     cdef int lose(self, object error) except -1
+
+# A transport of a connected, non-blocking descriptor, which is the transport's from here on, whatever raises.
+cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter)

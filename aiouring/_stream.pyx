@@ -18,7 +18,9 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memset
 from posix.uio cimport iovec
+from posix.unistd cimport close as posix_close
 
+from aiouring._address cimport AF_INET, AF_INET6
 from aiouring._handle cimport new_handle
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
@@ -26,11 +28,14 @@ from aiouring._prep cimport prep_send, prep_sendmsg
 from aiouring._stream_receive cimport StreamReceiver
 from aiouring.uapi cimport *
 
-import socket
 import sys
-from asyncio import constants, transports
+from asyncio import constants, transports, trsock
 
 from aiouring._transport import SocketShell
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject
+    object PyType_GenericAlloc(PyTypeObject *type, Py_ssize_t items)
 
 cdef extern from "<sys/socket.h>" nogil:
     int MSG_DONTWAIT
@@ -40,7 +45,7 @@ cdef enum:
     SEND_IOVECS_MAX = 256
     SEND_BYTES_MAX = 1 << 30            # a SEND's length has 32 bits; a short send is continued anyway
 
-cdef object INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+cdef object EXTRA_SLOT = transports.BaseTransport._extra        # the slot's descriptor
 cdef bint SERVER_KNOWS_ITS_TRANSPORTS = sys.version_info >= (3, 13)
 
 
@@ -228,7 +233,7 @@ cdef class StreamCore(StreamReceiver):
             self.lose(None)
             self.finish()
         elif self.eof_written:
-            self.file.shutdown(socket.SHUT_WR)
+            self.shut_down_sending()
         return 0
 
     def write_eof(self):
@@ -236,7 +241,7 @@ cdef class StreamCore(StreamReceiver):
             return
         self.eof_written = True
         if self.unsent_bytes == 0:
-            self.file.shutdown(socket.SHUT_WR)
+            self.shut_down_sending()
 
     # -- the end ----------------------------------------------------------------------------------------------------------------------
 
@@ -307,6 +312,23 @@ cdef class StreamCore(StreamReceiver):
                 server._detach()
         return 0
 
+    cdef int begin(self, object extra, object server, object waiter) except -1:
+        """The rest of the making, once the core has its socket and its protocol."""
+        self.is_internet = self.family == AF_INET or self.family == AF_INET6
+        if not self.read_names() or extra is not None:
+            make_extra(self.shell, self, {} if extra is None else extra)
+        if server is not None:
+            if SERVER_KNOWS_ITS_TRANSPORTS:
+                server._attach(self.shell)
+            else:
+                server._attach()
+            self.server = server
+        self.claim()
+        if self.is_tcp():
+            # asyncio does so only where the protocol number is given; 0 means TCP as well.
+            self.set_nodelay()
+        return self.announce(waiter)
+
     def make_empty_waiter(self):
         if self.empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
@@ -326,23 +348,42 @@ class StreamTransport(SocketShell, transports._FlowControlMixin):
 
     def __init__(self, LoopCore loop not None, sock, protocol, waiter=None, extra=None, server=None, context=None):
         cdef StreamCore core = StreamCore.__new__(StreamCore)
-        transports.BaseTransport.__init__(self, extra)
+        core.take_socket(sock)
         self._core = core
-        self._loop = loop
-        core.is_internet = sock.family in INTERNET_FAMILIES
-        core.attach(self, loop, sock, protocol, context)
-        core.server = server
-        self._note_addresses(sock)
-        if server is not None:
-            if SERVER_KNOWS_ITS_TRANSPORTS:
-                server._attach(self)
-            else:
-                server._attach()
-        loop._transports[core.fd] = self
-        if sock.family in INTERNET_FAMILIES and sock.type == socket.SOCK_STREAM and sock.proto in (0, socket.IPPROTO_TCP):
-            # asyncio does so only where the protocol number is given; 0 means TCP as well.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        core.announce(waiter)
+        core.attach(self, loop, None, protocol, context)
+        core.begin(extra, server, waiter)
+
+    @property
+    def _loop(self):
+        return (<StreamCore>self._core).loop
+
+    @property
+    def _sock(self):
+        return (<StreamCore>self._core).get_socket() if (<StreamCore>self._core).is_open() else None
+
+    @property
+    def _extra(self):
+        # asyncio's dict of what get_extra_info() tells, made when somebody looks at it, and kept in asyncio's slot.
+        if not (<StreamCore>self._core).has_extra:
+            make_extra(self, self._core, {})
+        return EXTRA_SLOT.__get__(self)
+
+    @_extra.setter
+    def _extra(self, extra):
+        EXTRA_SLOT.__set__(self, extra)
+        (<StreamCore>self._core).has_extra = True
+
+    def get_extra_info(self, name, default=None):
+        """What is known of the connection: "peername", "sockname", "socket". Tells it also after the end."""
+        cdef StreamCore core = self._core
+        if not core.has_extra:
+            if name == "peername":
+                return core.peername()
+            if name == "sockname":
+                return core.sockname()
+            if name != "socket":
+                return default
+        return self._extra.get(name, default)
 
     def write(self, data):
         """Send bytes; they go out together with all that is written in this turn. Exact bytes objects are not copied."""
@@ -373,6 +414,13 @@ class StreamTransport(SocketShell, transports._FlowControlMixin):
     def _reset_empty_waiter(self):
         (<StreamCore>self._core).empty_waiter = None
 
+    def _lend_socket(self):
+        (<StreamCore>self._core).lend()
+
+    def _take_socket_back(self):
+        if (<StreamCore>self._core).is_open():
+            (<StreamCore>self._core).claim()
+
     @property
     def _context(self):
         return (<StreamCore>self._core).context
@@ -384,3 +432,43 @@ class StreamTransport(SocketShell, transports._FlowControlMixin):
     @property
     def _paused(self):
         return (<StreamCore>self._core).paused
+
+
+cdef int make_extra(object shell, StreamCore core, dict extra) except -1:
+    """Fill asyncio's dict. Names that the socket module alone can read are in it from the beginning."""
+    sock = core.get_socket()
+    extra["socket"] = trsock.TransportSocket(sock)
+    extra["sockname"] = core.sockname() if core.names != NULL else name_of(sock.getsockname)
+    if "peername" not in extra:
+        extra["peername"] = core.peername() if core.names != NULL else name_of(sock.getpeername)
+    shell._extra = extra
+    return 0
+
+
+cdef object name_of(object ask):
+    try:
+        return ask()
+    except OSError:
+        return None
+
+
+cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter):
+    cdef StreamCore core
+    try:
+        core = StreamCore.__new__(StreamCore)
+    except BaseException:
+        posix_close(fd)
+        raise
+    core.take_descriptor(fd, family, kind, proto)
+    try:
+        # object.__new__() would add room for attributes, which few users set.
+        shell = PyType_GenericAlloc(<PyTypeObject *>StreamTransport, 0)
+        shell._core = core
+        if loop.is_of_transport(fd):
+            loop._ensure_fd_no_transport(fd)        # somebody closed it under its transport
+        core.attach(shell, loop, None, protocol, None)
+        core.begin(None, server, waiter)
+    except BaseException:
+        core.close_file()
+        raise
+    return shell

@@ -1,10 +1,11 @@
 # The receiving half of a stream transport. See _stream_receive.pyx.
 # cimported by: _stream, whose core inherits from it, and the protocols that take data natively.
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from aiouring._ring cimport BufferRing
-from aiouring._transport cimport TransportCore
+from aiouring._stream_socket cimport StreamSocket
+from aiouring._transport cimport flag
 
 
 # A protocol of ours that takes what was received without a Python call. It has the methods of an asyncio.Protocol as well.
@@ -15,18 +16,18 @@ cdef class DirectProtocol:
     cdef int receive_bytes(self, bytes data) except -1
 
 
-cdef class StreamReceiver(TransportCore):
+cdef class StreamReceiver(StreamSocket):
     cdef uint64_t recv_request                  # 0: none in flight
     cdef BufferRing recv_buffers                # what recv_request was armed with
     cdef object bulk_target                     # where a large receive goes: a bytes object, or a memoryview of the protocol's buffer
     cdef list backlog                           # what came after pause_reading: bytes, then perhaps None (EOF) or an exception
     cdef uint32_t size_votes                    # receives in a row that speak for the other way of receiving
-    cdef int taker                              # how the protocol wants its data: PLAIN, BUFFERED, ASYNCIO_READER, DIRECT
-    cdef bint multishot                         # recv_request is the one for small data
-    cdef bint bulk                              # large receives, made when there is something to receive
-    cdef bint readable, bulk_queued, bulk_waits, is_internet
-    cdef bint reading, eof_received, recv_cancelled, backlog_scheduled
-    cdef bint lost                              # no more data in either direction: connection_lost follows the last CQE
+    cdef uint8_t taker                          # how the protocol wants its data: PLAIN, BUFFERED, ASYNCIO_READER, DIRECT
+    cdef flag multishot                         # recv_request is the one for small data
+    cdef flag bulk                              # large receives, made when there is something to receive
+    cdef flag readable, bulk_queued, bulk_waits, is_internet
+    cdef flag reading, eof_received, recv_cancelled, backlog_scheduled
+    cdef flag lost                              # no more data in either direction: connection_lost follows the last CQE
 
     # What the sending half does when the receive has ended.
     cdef int finish_now(self) except -1

@@ -1,6 +1,6 @@
 """The receiving half of stream socket transports: TCP and unix.
 
-Used by `_stream`, whose core inherits from StreamReceiver. Calls `_transport`, `_loop`, `_op`, `_prep`, `_ring`.
+Used by `_stream`, whose core inherits from StreamReceiver. Calls `_stream_socket`, `_transport`, `_loop`, `_op`, `_prep`, `_ring`.
 
 Small data: one multishot RECV with provided buffers stays armed; each CQE's bytes are copied once, exactly sized, handed to the protocol,
 and the buffer goes back to the kernel in the same turn. pause_reading() cancels it at the end of the turn; what was already on its way
@@ -26,7 +26,8 @@ from aiouring._loop cimport STREAM_BUFFER_BYTES
 from aiouring._op cimport os_error
 from aiouring._prep cimport prep_poll_add, prep_recv, prep_recv_multishot
 from aiouring._ring cimport BufferRing
-from aiouring._transport cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, TransportCore
+from aiouring._stream_socket cimport StreamSocket
+from aiouring._transport cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from aiouring.uapi cimport *
 
 import asyncio
@@ -106,7 +107,7 @@ cdef class DirectProtocol:
         return self.receive(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
-cdef class StreamReceiver(TransportCore):
+cdef class StreamReceiver(StreamSocket):
 
     cdef int set_protocol(self, object protocol) except -1:
         self.protocol = protocol

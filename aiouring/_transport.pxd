@@ -5,6 +5,9 @@ from libc.stdint cimport uint32_t
 
 from aiouring._loop cimport Flushable, LoopCore
 
+cdef extern from "<stdbool.h>":
+    ctypedef bint flag "bool"                       # a bint of one byte: there may be many thousands of transports
+
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
@@ -14,15 +17,16 @@ cdef extern from "Python.h":
 cdef class TransportCore(Flushable):
     cdef LoopCore loop
     cdef object shell, protocol, context, error     # error: what connection_lost() gets
-    cdef object file                                # the socket or pipe, None once it is closed
+    cdef object file                                # the socket or pipe; None once it is closed, or where there is only a descriptor
     cdef object paused_protocol                     # whom pause_writing() was called on, None: nobody
     cdef int fd
-    cdef bint paused                                # pause_reading() was called
-    cdef bint closing, lost_scheduled
     cdef uint32_t writes_after_loss
+    cdef flag paused                                # pause_reading() was called
+    cdef flag closing, lost_scheduled
     cdef size_t unsent_bytes, high_water_bytes, low_water_bytes
 
     # Made by the shell: attach() first, announce() once the transport is complete.
+    # Without a file, `fd` is set already.
     cdef int attach(self, object shell, LoopCore loop, object file, object protocol, object context) except -1
     cdef int announce(self, object waiter) except -1
     cdef int set_protocol(self, object protocol) except -1
@@ -33,6 +37,8 @@ cdef class TransportCore(Flushable):
     cdef bint receiving(self) noexcept
     cdef bint sending_now(self) noexcept
     cdef bint idle(self) noexcept
+    cdef bint is_open(self) noexcept
+    cdef int close_file(self) except -1
     cdef bint is_usual(self, object error)
     cdef int let_go(self, object shell) except -1
 

@@ -31,8 +31,9 @@ cdef class TransportCore(Flushable):
     cdef int attach(self, object shell, LoopCore loop, object file, object protocol, object context) except -1:
         self.loop = loop
         self.shell = shell
-        self.file = file
-        self.fd = file.fileno()
+        if file is not None:
+            self.file = file
+            self.fd = file.fileno()
         self.context = PyContext_CopyCurrent() if context is None else context
         self.set_limits(None, None)
         return self.set_protocol(protocol)
@@ -183,13 +184,20 @@ cdef class TransportCore(Flushable):
         self.loop.add_ready(self.call_connection_lost, (), self.context)
         return 0
 
+    cdef bint is_open(self) noexcept:
+        return self.file is not None
+
+    cdef int close_file(self) except -1:
+        if self.file is not None:
+            self.file.close()
+        return 0
+
     def call_connection_lost(self):
-        shell, file = self.shell, self.file
+        shell = self.shell
         try:
             self.protocol.connection_lost(self.error)
         finally:
-            if file is not None:
-                file.close()
+            self.close_file()
             # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
             self.file = self.protocol = self.shell = self.error = self.paused_protocol = None
             self.let_go(shell)
@@ -228,9 +236,11 @@ class TransportShell:
     def __del__(self):
         # A constructor that failed before there was a core has left the file to its caller.
         cdef TransportCore core = getattr(self, "_core", None)
-        if core is not None and core.file is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            core.file.close()
+        if core is not None and core.is_open():
+            try:
+                warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            finally:
+                core.close_file()       # also where warnings are errors
 
 
 class ReadableShell(TransportShell):
@@ -304,12 +314,12 @@ class SocketShell(ReadableShell, WritableShell):
     def __repr__(self):
         cdef TransportCore core = self._core
         info = [type(self).__name__]
-        if core.file is None:
+        if not core.is_open():
             info.append("closed")
         elif core.closing:
             info.append("closing")
         info.append(f"fd={core.fd}")
-        if core.file is not None:
+        if core.is_open():
             info.append("read=polling" if core.receiving() else "read=idle")
             info.append(f"write=<{'polling' if core.sending_now() else 'idle'}, bufsize={core.unsent_bytes}>")
         return "<" + " ".join(info) + ">"

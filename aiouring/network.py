@@ -16,17 +16,23 @@ import stat
 import sys
 import weakref
 from asyncio.log import logger
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiouring._listener import Listener
+from aiouring._sock import coroutine_function
 from aiouring._stream import StreamTransport
+from aiouring._stream_connect import connect_to_literal
 from aiouring._tls import SSLTransport
 from aiouring.tls import SSLProtocol, context_of
 
 if TYPE_CHECKING:
-    _Base = asyncio.BaseEventLoop
+    from aiouring._loop import LoopCore
+
+    class _Base(LoopCore, asyncio.BaseEventLoop):
+        pass
+
 else:
     _Base = object
 
@@ -66,7 +72,7 @@ class NetworkMixin(_Base):
 
     def __init__(self) -> None:
         super().__init__()
-        # Descriptors that transports use: add_reader() and sock_recv() on them would steal bytes.
+        # Descriptors that transports use, besides those that LoopCore knows of: add_reader() and sock_recv() on them would steal bytes.
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._listeners: dict[int, Listener] = {}
         self._unix_server_files: dict[socket.socket, tuple[int, int]] = {}
@@ -79,7 +85,7 @@ class NetworkMixin(_Base):
                 fileno = int(fileno.fileno())
             except (AttributeError, TypeError, ValueError):
                 raise ValueError(f"Invalid file object: {fd!r}") from None
-        transport = self._transports.get(fileno)
+        transport = self._transport_of(fileno) or self._transports.get(fileno)
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
@@ -180,6 +186,20 @@ class NetworkMixin(_Base):
         # As in asyncio, None when the connection was lost again between the handshake and now.
         return ssl_protocol.app_transport
 
+    @coroutine_function
+    def create_connection(  # type: ignore[override]
+        self, protocol_factory: ProtocolFactory, host: Any = None, port: Any = None, **arguments: Any
+    ) -> Coroutine[Any, Any, tuple[Any, asyncio.BaseProtocol]]:
+        """Connect to a TCP server. Arguments, results and errors are asyncio's. Cancelling closes what was begun."""
+        if not arguments and type(host) is str and type(port) is int and not self._debug:
+            connecting = connect_to_literal(self, protocol_factory, host, port)
+            if connecting is not None:
+                return connecting
+        return super().create_connection(protocol_factory, host, port, **arguments)
+
+    # For who asks for its signature.
+    create_connection.__wrapped__ = asyncio.BaseEventLoop.create_connection  # type: ignore[attr-defined]
+
     # -- servers ------------------------------------------------------------------------------------------------------------------
 
     def _start_serving(
@@ -192,10 +212,14 @@ class NetworkMixin(_Base):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        accept = partial(
-            self._connection_accepted, protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout
-        )
-        self._listeners[sock.fileno()] = Listener(self, sock, accept)
+        if sslcontext is None:
+            listener = Listener(self, sock, protocol_factory, server)
+        else:
+            accepted = partial(
+                self._tls_connection_accepted, protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout
+            )
+            listener = Listener(self, sock, None, accepted=accepted)
+        self._listeners[sock.fileno()] = listener
 
     def _stop_serving(self, sock: socket.socket) -> None:
         listener = self._listeners.pop(sock.fileno(), None)
@@ -204,10 +228,10 @@ class NetworkMixin(_Base):
         self._remove_unix_server_file(sock)
         sock.close()
 
-    def _connection_accepted(
+    def _tls_connection_accepted(
         self,
         protocol_factory: ProtocolFactory,
-        sslcontext: ssl.SSLContext | None,
+        sslcontext: ssl.SSLContext,
         server: Any,
         ssl_handshake_timeout: float | None,
         ssl_shutdown_timeout: float | None,
@@ -217,20 +241,9 @@ class NetworkMixin(_Base):
         listening = listener.sock
         # With family, type and protocol given the constructor does not ask the kernel; SOCK_NONBLOCK says what ACCEPT has set already.
         conn = socket.socket(listening.family, listening.type | socket.SOCK_NONBLOCK, listening.proto, fileno=fd)
-        if sslcontext is None:
-            protocol = None
-            try:
-                protocol = protocol_factory()
-                self._make_socket_transport(conn, protocol, server=server)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                conn.close()
-                self._accept_failed(exc, protocol, None)
-        else:
-            self.create_task(
-                self._accept_tls(conn, protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout)
-            )
+        self.create_task(
+            self._accept_tls(conn, protocol_factory, sslcontext, server, ssl_handshake_timeout, ssl_shutdown_timeout)
+        )
 
     async def _accept_tls(
         self,
@@ -404,8 +417,7 @@ class NetworkMixin(_Base):
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         """Send a file through a transport: BaseEventLoop.sendfile() calls this. What was written before goes out first."""
-        fd = transp._sock_fd
-        self._transports.pop(fd, None)  # the transport lends its socket to sock_sendfile
+        transp._lend_socket()  # to sock_sendfile()
         resume_reading = transp.is_reading()
         transp.pause_reading()
         await transp._make_empty_waiter()
@@ -415,4 +427,4 @@ class NetworkMixin(_Base):
             transp._reset_empty_waiter()
             if resume_reading:
                 transp.resume_reading()
-            self._transports[fd] = transp
+            transp._take_socket_back()
