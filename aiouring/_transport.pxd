@@ -35,6 +35,7 @@ cdef class TransportCore(Flushable):
     cdef bint idle(self) noexcept
     cdef bint is_usual(self, object error)
     cdef int let_go(self, object shell) except -1
+    cdef int close_file(self) except -1
 
     cdef int set_limits(self, object high, object low) except -1
     cdef int pause_protocol(self) except -1

@@ -184,17 +184,21 @@ cdef class TransportCore(Flushable):
         return 0
 
     def call_connection_lost(self):
-        shell, file = self.shell, self.file
+        shell = self.shell
         try:
             self.protocol.connection_lost(self.error)
         finally:
-            if file is not None:
-                file.close()
+            if self.file is not None:
+                self.close_file()
             # The ways back from the core are cut, so that transport and protocol are freed without the garbage collector.
             self.file = self.protocol = self.shell = self.error = self.paused_protocol = None
             self.let_go(shell)
 
     cdef int let_go(self, object shell) except -1:
+        return 0
+
+    cdef int close_file(self) except -1:
+        self.file.close()
         return 0
 
 
@@ -230,7 +234,7 @@ class TransportShell:
         cdef TransportCore core = getattr(self, "_core", None)
         if core is not None and core.file is not None:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            core.file.close()
+            core.close_file()
 
 
 class ReadableShell(TransportShell):
