@@ -673,7 +673,8 @@ cdef class LoopCore:
         return False
 
     def ring_stats(self):
-        """Counters of this loop: turns, enters, waits that busy polling saved, requests in flight (slots_in_use), registered files, free and total receive buffers, stale CQEs."""
+        """Counters of this loop: turns, enters, waits that busy polling saved, requests in flight (slots_in_use), registered files, free and
+        total receive buffers, stale CQEs."""
         cdef uint32_t total = 0, out = 0
         for buffers in (self.stream_buffers, self.datagram_buffers):
             if buffers is not None:

@@ -7,9 +7,9 @@ and the buffer goes back to the kernel in the same turn. pause_reading() cancels
 waits in `backlog`. ENOBUFS re-arms at the next flush, in the order in which sockets ran dry.
 
 Large data: a peer that fills the small buffers several times in a row is received from by single RECVs, straight into the bytes object that
-the protocol gets, or by recv() into a BufferedProtocol's own buffer, which nobody may lend to the kernel for longer than a call. A few connections may wait in such a RECV; the others wait with a poll request, and
-the loop starts only some RECVs in a turn: what a turn moves then stays in the processor's cache until it is sent again, and idle
-connections hold no memory. Many small receives in a row lead back to the multishot.
+the protocol gets. (A BufferedProtocol's own buffer must not be the kernel's for longer than a call: it is filled by recv().) A few connections
+may wait in such a RECV; the others wait with a poll request, and the loop starts only some RECVs in a turn: what a turn moves then stays in
+the processor's cache until it is sent again, and idle connections hold no memory. Many small receives in a row lead back to the multishot.
 
 Who owns what: while a request is in flight its slot holds the core, and the core holds `bulk_target`, where a large receive goes.
 """
@@ -500,6 +500,7 @@ cdef class StreamReceiver(TransportCore):
         try:
             keep_open = self.protocol.eof_received()
         except (SystemExit, KeyboardInterrupt):
+            self.schedule_end(None)     # the loop may run again, and a selector would then report the end again
             raise
         except BaseException as exc:
             self.fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")

@@ -121,7 +121,7 @@ async def test_what_arrives_is_what_was_sent_in_both_ways_of_receiving(kind: typ
 def test_an_interrupt_in_a_callback_does_not_end_the_receive(
     loop: asyncio.AbstractEventLoop, ends: Pair, kind: type[Any], where: str
 ) -> None:
-    class Interrupted(kind):
+    class Interrupted(kind):  # type: ignore[misc]
         armed = True
 
         def collect(self, data: Any) -> None:
@@ -175,6 +175,29 @@ def test_an_interrupt_in_the_last_callback_does_not_keep_the_connection_from_its
     loop.run_until_complete(until_lost())
     with contextlib.suppress(OSError):
         loop.run_until_complete(sending)
+
+
+def test_an_end_that_was_interrupted_is_told_again(loop: asyncio.AbstractEventLoop, ends: Pair) -> None:
+    class Interrupted(Plain):
+        calls = 0
+
+        def eof_received(self) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                raise KeyboardInterrupt
+
+    async def connect() -> Any:
+        return (await loop.create_connection(Interrupted, sock=ends[0]))[1]
+
+    async def until_lost() -> None:
+        assert await asyncio.wait_for(asyncio.shield(protocol.lost), 10) is None
+
+    protocol = loop.run_until_complete(connect())
+    ends[1].shutdown(socket.SHUT_WR)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(until_lost())
+    loop.run_until_complete(until_lost())
+    assert protocol.calls == 2
 
 
 async def test_nothing_runs_between_get_buffer_and_buffer_updated(ends: Pair) -> None:
@@ -293,16 +316,16 @@ async def test_what_a_program_puts_in_place_of_a_streams_methods_is_called(
     await loop.sock_sendall(ends[1], b"first")
     assert await reader.readexactly(5) == b"first"
     seen: list[bytes] = []
-    if whose == "protocol":
-        replaced: Any = writer.transport.get_protocol()
-        name, original = "data_received", replaced.data_received
-        monkeypatch.setattr(replaced, name, lambda data: (seen.append(bytes(data)), original(data)))
-    elif whose == "reader":
-        original = reader.feed_data
-        monkeypatch.setattr(reader, "feed_data", lambda data: (seen.append(bytes(data)), original(data)))
-    else:
-        original = asyncio.StreamReader.feed_data
-        monkeypatch.setattr(asyncio.StreamReader, "feed_data", lambda self, data: (seen.append(bytes(data)), original(self, data)))
+    protocol: Any = writer.transport.get_protocol()
+    replaced: Any = {"protocol": protocol, "reader": reader, "class": asyncio.StreamReader}[whose]
+    name = "data_received" if whose == "protocol" else "feed_data"
+    original = getattr(replaced, name)
+
+    def replacement(*args: Any) -> None:
+        seen.append(bytes(args[-1]))
+        original(*args)
+
+    monkeypatch.setattr(replaced, name, replacement)
     await loop.sock_sendall(ends[1], b"second")
     assert await reader.readexactly(6) == b"second"
     assert seen == [b"second"]
