@@ -6,6 +6,8 @@ import array
 import asyncio
 import contextlib
 import socket
+import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -331,3 +333,64 @@ async def test_what_a_program_puts_in_place_of_a_streams_methods_is_called(
     assert seen == [b"second"]
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize("kind", [Plain, Buffered])
+@pytest.mark.parametrize("end", ["close", "reset"])
+async def test_the_end_comes_also_to_connections_that_wait_by_polling(kind: type[Any], end: str) -> None:
+    """More connections than may wait for large data with memory of their own; idle, then ended by their peers."""
+    loop = asyncio.get_running_loop()
+    connections = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for _ in range(20):
+            peer = socket.create_connection(listener.getsockname())
+            peer.setblocking(False)
+            connections.append((peer, (await flooded(kind, (listener.accept()[0], peer)))[1]))
+    for peer, _ in connections:
+        if end == "reset":
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+    for _, protocol in connections:
+        assert type(await protocol.lost) is (ConnectionResetError if end == "reset" else type(None))
+        assert protocol.received == FLOOD
+        assert protocol.at_end.is_set() == (end == "close")
+    assert loop.ring_stats()["slots_in_use"] == 1
+
+
+def test_a_child_that_is_forked_in_a_callback_does_not_touch_the_parents_buffers() -> None:
+    """It gets the loop's own error when it comes back; the parent goes on."""
+    program = """if True:
+        import asyncio, os, socket, aiouring
+
+        class Forking(asyncio.BufferedProtocol):
+            received, child = 0, None
+            buffer = bytearray(1000)
+
+            def get_buffer(self, sizehint):
+                return self.buffer
+
+            def buffer_updated(self, nbytes):
+                self.received += nbytes
+                if self.child is None:
+                    self.child = os.fork()
+                if self.received == 10000:
+                    done.set_result(None)
+
+        async def main():
+            global done
+            done = asyncio.get_running_loop().create_future()
+            left, right = socket.socketpair()
+            with right:
+                left.setblocking(False)
+                transport, protocol = await asyncio.get_running_loop().create_connection(Forking, sock=left)
+                right.sendall(bytes(10000))
+                await done
+                transport.abort()
+                print("child:", os.waitstatus_to_exitcode(os.waitpid(protocol.child, 0)[1]))
+
+        aiouring.run(main())
+    """
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "child: 1\n"
+    assert "belongs to the parent process" in result.stderr
