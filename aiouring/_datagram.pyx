@@ -520,10 +520,15 @@ cdef class DatagramCore(TransportCore):
         return 0
 
     cdef int let_go(self, object shell) except -1:
-        if self.file_ring is self.loop.ring:
-            self.file_ring.unregister_file(self.file_index)     # else the table would keep the socket open
         self.arrivals.clear()
         return 0
+
+    cdef int close_file(self) except -1:
+        # Also for a transport that was dropped unclosed. Else the table would keep the socket open.
+        if self.file_index >= 0 and self.file_ring is self.loop.ring:
+            self.file_ring.unregister_file(self.file_index)
+        self.file_index = -1
+        return TransportCore.close_file(self)
 
 
 class DatagramTransport(SocketShell, asyncio.Transport, asyncio.DatagramTransport):

@@ -19,7 +19,7 @@ cdef class DirectProtocol:
 cdef class StreamReceiver(StreamSocket):
     cdef uint64_t recv_request                  # 0: none in flight
     cdef BufferRing recv_buffers                # what recv_request was armed with
-    cdef object bulk_target                     # where a large receive goes: a bytes object, or a memoryview of the protocol's buffer
+    cdef bytes bulk_target                      # where a large receive goes
     cdef list backlog                           # what came after pause_reading: bytes, then perhaps None (EOF) or an exception
     cdef uint32_t size_votes                    # receives in a row that speak for the other way of receiving
     cdef uint8_t taker                          # how the protocol wants its data: PLAIN, BUFFERED, ASYNCIO_READER, DIRECT
@@ -37,19 +37,19 @@ cdef class StreamReceiver(StreamSocket):
     cdef bint wants_data(self) noexcept
     cdef int queue_receive(self) except -1
     cdef int arm_recv(self) except -1
+    cdef int received_nothing(self, int32_t res) except -1
     cdef int received(self, uint32_t cqe_flags, int32_t length) except -1
     cdef int note_size(self, int32_t length, uint32_t cqe_flags) except -1
     cdef int wait_readable(self) except -1
     cdef int became_readable(self, int32_t events) except -1
-    cdef int arm_bulk(self, object target, char *memory, Py_ssize_t length, uint32_t msg_flags) except -1
-    cdef object protocol_buffer(self)
+    cdef int arm_bulk(self, bytes target, uint32_t msg_flags) except -1
+    cdef int recv_now(self) except -1
     cdef int bulk_received(self, int32_t length, uint32_t cqe_flags) except -1
     cdef int keep(self, object item) except -1
     cdef int hand_over(self, bytes data) except -1
     cdef int give(self, const char *data, Py_ssize_t length) except -1
     cdef int feed_reader(self, const char *data, Py_ssize_t length) except -1
     cdef int fill_buffers(self, const char *data, Py_ssize_t length) except -1
-    cdef int tell_buffer_updated(self, Py_ssize_t length) except -1
     cdef int protocol_raised(self, object exc, str method) except -1
     cdef int schedule_end(self, object error) except -1
     cdef int schedule_backlog(self) except -1

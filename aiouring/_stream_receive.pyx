@@ -6,19 +6,19 @@ Small data: one multishot RECV with provided buffers stays armed; each CQE's byt
 and the buffer goes back to the kernel in the same turn. pause_reading() cancels it at the end of the turn; what was already on its way
 waits in `backlog`. ENOBUFS re-arms at the next flush, in the order in which sockets ran dry.
 
-Large data: a peer that fills the small buffers several times in a row is received from by single RECVs, straight into the bytes object (or the
-BufferedProtocol's own buffer) that the protocol gets. A few connections may wait in such a RECV; the others wait with a poll request, and
-the loop starts only some RECVs in a turn: what a turn moves then stays in the processor's cache until it is sent again, and idle
-connections hold no memory. Many small receives in a row lead back to the multishot.
+Large data: a peer that fills the small buffers several times in a row is received from by single RECVs, straight into the bytes object that
+the protocol gets. (A BufferedProtocol's own buffer must not be the kernel's for longer than a call: it is filled by recv().) A few connections
+may wait in such a RECV; the others wait with a poll request, and the loop starts only some RECVs in a turn: what a turn moves then stays in
+the processor's cache until it is sent again, and idle connections hold no memory. Many small receives in a row lead back to the multishot.
 
 Who owns what: while a request is in flight its slot holds the core, and the core holds `bulk_target`, where a large receive goes.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EAGAIN, EINTR
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy
 
@@ -47,10 +47,11 @@ cdef extern from "<poll.h>" nogil:
 
 cdef extern from "<sys/socket.h>" nogil:
     int MSG_DONTWAIT
+    ssize_t recv(int fd, void *buffer, size_t length, int flags)
 
 cdef extern from "Python.h":
-    object PyMemoryView_FromObject(object exporter)
-    Py_buffer *PyMemoryView_GET_BUFFER(object view)
+    bint PyMethod_Check(object method) noexcept
+    PyObject *PyMethod_GET_FUNCTION(object method) noexcept
     int PyBytes_Resize "_PyBytes_Resize"(PyObject **data, Py_ssize_t length) except -1
     int PyByteArray_Resize(object array, Py_ssize_t length) except -1
     char *PyByteArray_AS_STRING(object array)
@@ -58,7 +59,6 @@ cdef extern from "Python.h":
 
 cdef enum:
     BULK_BYTES = 256 * 1024             # what asyncio and uvloop read at once
-    BULK_TARGET_BYTES_MAX = 1 << 30     # a RECV's length has 32 bits
     BULK_WAITERS = 8                    # connections that may hold memory while they wait for large data
     BULK_ENTER_VOTES = 3                # full buffers in a row, with more behind them
     BULK_LEAVE_VOTES = 32               # small receives in a row
@@ -99,6 +99,10 @@ cdef int tell_malloc() except -1:
     return 0
 
 
+cdef inline bint is_method(object method, object function) noexcept:
+    return PyMethod_Check(method) and PyMethod_GET_FUNCTION(method) == <PyObject *>function
+
+
 cdef class DirectProtocol:
     cdef int receive(self, const char *data, Py_ssize_t length) except -1:
         raise NotImplementedError
@@ -117,8 +121,7 @@ cdef class StreamReceiver(StreamSocket):
         elif isinstance(protocol, asyncio.BufferedProtocol) or (
                 hasattr(protocol, "get_buffer") and not hasattr(protocol, "data_received")):
             self.taker = BUFFERED
-        elif (ASYNCIO_IS_KNOWN and type(protocol) is StreamReaderProtocol and "data_received" not in protocol.__dict__
-                and StreamReaderProtocol.data_received is ASYNCIO_DATA_RECEIVED and StreamReader.feed_data is ASYNCIO_FEED_DATA):
+        elif ASYNCIO_IS_KNOWN and type(protocol) is StreamReaderProtocol:
             self.taker = ASYNCIO_READER
         else:
             self.taker = PLAIN
@@ -170,29 +173,35 @@ cdef class StreamReceiver(StreamSocket):
         cdef bint was_lost = self.lost
         if not cqe_flags & IORING_CQE_F_MORE:
             self.recv_request = 0
-        if cqe_flags & IORING_CQE_F_BUFFER:
-            self.received(cqe_flags, res)
-        elif tag == TAG_BULK:
-            self.bulk_received(res, cqe_flags)
-        elif tag == TAG_READABLE and res >= 0:
-            self.became_readable(res)
-            res = 1
-        if res > 0:
-            pass
-        elif res == 0:
-            self.eof_received = True
-            self.schedule_end(None)
-        elif res != -ENOBUFS and res != -ECANCELED and res != -EAGAIN and res != -EINTR:
-            self.schedule_end(os_error(res))
-        if self.recv_request == 0:
-            if was_lost:
-                self.finish_now()
-            elif self.lost:
-                self.finish()
-            elif self.wants_data():
-                # The buffers ran out, the CQ overflowed, or the request was cancelled by a pause that is over: go on.
-                self.loop.schedule_flush(self)
+        try:
+            if cqe_flags & IORING_CQE_F_BUFFER:
+                self.received(cqe_flags, res)
+            elif tag == TAG_BULK:
+                self.bulk_received(res, cqe_flags)
+            elif tag == TAG_READABLE and res >= 0:
+                self.became_readable(res)
+                res = 1
+            if res <= 0:
+                self.received_nothing(res)
+        except MemoryError as exc:
+            self.fatal_error(exc, "Fatal read error on socket transport")       # a stream must not go on with a gap
+        finally:
+            # Also when a callback raised KeyboardInterrupt: the loop may run again, and nobody else would go on.
+            if self.recv_request == 0:
+                if was_lost:
+                    self.finish_now()
+                elif self.lost:
+                    self.finish()
+                elif self.wants_data():
+                    # It was a large one, the buffers ran out, the CQ overflowed, or a pause that is over cancelled it: go on.
+                    self.loop.schedule_flush(self)
         return 0
+
+    cdef int received_nothing(self, int32_t res) except -1:
+        if res == -ENOBUFS or res == -ECANCELED or res == -EAGAIN or res == -EINTR:
+            return 0
+        self.eof_received = True
+        return self.schedule_end(None if res == 0 else os_error(res))
 
     cdef int received(self, uint32_t cqe_flags, int32_t length) except -1:
         cdef BufferRing buffers = self.recv_buffers
@@ -244,7 +253,7 @@ cdef class StreamReceiver(StreamSocket):
             return 0
         if self.taker != BUFFERED and self.loop.bulk_waiters < BULK_WAITERS:
             data = PyBytes_FromStringAndSize(NULL, BULK_BYTES)
-            self.arm_bulk(data, PyBytes_AS_STRING(data), BULK_BYTES, 0)
+            self.arm_bulk(data, 0)
             self.bulk_waits = True
             self.loop.bulk_waiters += 1
             return 0
@@ -263,36 +272,68 @@ cdef class StreamReceiver(StreamSocket):
         self.bulk_queued = False
         if self.recv_request != 0 or not self.bulk or not self.wants_data():
             return 0
-        if self.taker != BUFFERED:
-            data = PyBytes_FromStringAndSize(NULL, BULK_BYTES)
-            return self.arm_bulk(data, PyBytes_AS_STRING(data), BULK_BYTES, MSG_DONTWAIT)
-        view = self.protocol_buffer()
-        if view is None:
-            return 0                    # it raised, paused, or closed the transport
-        return self.arm_bulk(view, <char *>PyMemoryView_GET_BUFFER(view).buf, PyMemoryView_GET_BUFFER(view).len, MSG_DONTWAIT)
+        try:
+            if self.taker == BUFFERED:
+                self.loop.add_ready(self.receive_into_buffer, (), self.loop_context())
+                self.bulk_queued = True
+            else:
+                data = PyBytes_FromStringAndSize(NULL, BULK_BYTES)
+                self.arm_bulk(data, MSG_DONTWAIT)
+        except (OSError, MemoryError) as exc:
+            self.fatal_error(exc, "Fatal error: the connection's requests could not be queued")     # as in flush()
+        return 0
 
-    cdef int arm_bulk(self, object target, char *memory, Py_ssize_t length, uint32_t msg_flags) except -1:
+    cdef int arm_bulk(self, bytes target, uint32_t msg_flags) except -1:
         cdef io_uring_sqe *sqe = self.loop.ops.begin(self, StreamReceiver.recv_complete, TAG_BULK)
-        prep_recv(sqe, self.fd, memory, <uint32_t>(length if length < BULK_TARGET_BYTES_MAX else BULK_TARGET_BYTES_MAX), msg_flags)
+        prep_recv(sqe, self.fd, PyBytes_AS_STRING(target), BULK_BYTES, msg_flags)
         self.recv_request = sqe.user_data
         self.bulk_target = target
         return 0
 
-    cdef object protocol_buffer(self):
-        """What the protocol wants to be filled; None if it does not want to any more."""
+    def receive_into_buffer(self):
+        """A large receive into the protocol's own buffer. Without the ring: see recv_now()."""
+        self.bulk_queued = False
+        self.loop.ops.check()
+        try:
+            if self.recv_request == 0 and self.bulk and self.wants_data() and self.taker == BUFFERED:
+                self.recv_now()
+        finally:
+            if self.recv_request == 0 and self.wants_data():
+                self.loop.schedule_flush(self)
+
+    cdef int recv_now(self) except -1:
+        """Between get_buffer() and buffer_updated() nothing else may run: the program may move what it has in its buffer, and read there.
+
+        A request would complete after other callbacks of the turn. So this is a plain recv(), which costs next to nothing at this size.
+        """
+        cdef object protocol = self.protocol
+        cdef Py_buffer view
+        cdef Py_ssize_t length = 0
+        cdef int error = EAGAIN
         PyContext_Enter(self.context)
         try:
-            view = PyMemoryView_FromObject(self.protocol.get_buffer(-1))
-            if PyMemoryView_GET_BUFFER(view).readonly or not PyMemoryView_GET_BUFFER(view).len:
-                raise RuntimeError("get_buffer() returned an empty buffer")
-        except (SystemExit, KeyboardInterrupt):
-            raise
+            PyObject_GetBuffer(protocol.get_buffer(-1), &view, PyBUF_WRITABLE)
+            try:
+                if view.len == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                if self.protocol is not protocol or not self.wants_data():
+                    return 0            # it was replaced, paused, or closed the transport
+                with nogil:
+                    length = recv(self.fd, view.buf, view.len, MSG_DONTWAIT)
+                    if length < 0:
+                        error = errno
+                self.readable = length == view.len
+            finally:
+                PyBuffer_Release(&view)
+            if length > 0:
+                if length <= BULK_LEAVE_BYTES or self.size_votes:
+                    self.note_size(<int32_t>(length if length < BULK_BYTES else BULK_BYTES), 0)
+                protocol.buffer_updated(length)
         except BaseException as exc:
-            self.fatal_error(exc, "Fatal error: protocol.get_buffer() call failed.")
-            return None
+            return self.protocol_raised(exc, "buffer_updated()" if length > 0 else "get_buffer()")
         finally:
             PyContext_Exit(self.context)
-        return view if self.wants_data() and self.taker == BUFFERED else None
+        return 0 if length > 0 else self.received_nothing(-error if length < 0 else 0)
 
     cdef int bulk_received(self, int32_t length, uint32_t cqe_flags) except -1:
         cdef PyObject *raw
@@ -308,11 +349,7 @@ cdef class StreamReceiver(StreamSocket):
             return 0
         if length <= BULK_LEAVE_BYTES or self.size_votes:
             self.note_size(length, cqe_flags)
-        if not PyBytes_CheckExact(target):
-            if self.taker == BUFFERED and not self.paused and self.backlog is None:
-                return self.tell_buffer_updated(length)
-            data = bytes(target[:length])       # the protocol that gave the buffer was replaced, or paused
-        elif length <= BULK_LEAVE_BYTES:
+        if length <= BULK_LEAVE_BYTES:
             data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(target), length)
         else:
             # The object is ours alone, so it may be cut to what came: this function's reference is the only one.
@@ -388,7 +425,9 @@ cdef class StreamReceiver(StreamSocket):
         if reader is None:
             return 0
         buffer = reader._buffer if type(reader) is StreamReader else None
-        if type(buffer) is not bytearray or reader._eof:
+        # A program may have put something of its own in place of one of the methods since the protocol was set.
+        if (type(buffer) is not bytearray or reader._eof or not is_method(self.protocol.data_received, ASYNCIO_DATA_RECEIVED)
+                or not is_method(reader.feed_data, ASYNCIO_FEED_DATA)):
             self.protocol.data_received(PyBytes_FromStringAndSize(data, length))
             return 0
         filled = PyByteArray_GET_SIZE(buffer)
@@ -399,7 +438,8 @@ cdef class StreamReceiver(StreamSocket):
             reader._waiter = None
             if not waiter.cancelled():
                 waiter.set_result(None)
-        if filled + length > 2 * <Py_ssize_t>reader._limit and not reader._paused and reader._transport is not None:
+        # The limit is any number: sys.maxsize, a float.
+        if not reader._paused and filled + length > 2 * reader._limit and reader._transport is not None:
             try:
                 reader._transport.pause_reading()
             except NotImplementedError:
@@ -411,36 +451,35 @@ cdef class StreamReceiver(StreamSocket):
     cdef int fill_buffers(self, const char *data, Py_ssize_t length) except -1:
         cdef Py_buffer view
         cdef Py_ssize_t done = 0, part
-        while done < length:
-            if self.closing or self.lost:
-                return 0
-            if self.paused or self.taker != BUFFERED:
-                # The protocol paused, or was replaced, in the middle of what the kernel gave us.
-                rest = PyBytes_FromStringAndSize(data + done, length - done)
-                if self.paused:
-                    return self.keep(rest)
-                self.protocol.data_received(rest)
-                return 0
-            buffer = self.protocol.get_buffer(length - done)
-            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-            part = view.len if view.len < length - done else length - done
-            if part:
-                memcpy(view.buf, data + done, part)
-            PyBuffer_Release(&view)
-            if part == 0:
-                raise RuntimeError("get_buffer() returned an empty buffer")
-            self.protocol.buffer_updated(part)
-            done += part
-        return 0
-
-    cdef int tell_buffer_updated(self, Py_ssize_t length) except -1:
-        PyContext_Enter(self.context)
         try:
-            self.protocol.buffer_updated(length)
-        except BaseException as exc:
-            self.protocol_raised(exc, "buffer_updated()")
-        finally:
-            PyContext_Exit(self.context)
+            while done < length and not self.closing and not self.lost:
+                if self.loop.ring.foreign_process():
+                    self.loop.check_open()      # the protocol forked: the kernel's buffers are the parent's alone
+                if self.paused or self.taker != BUFFERED:
+                    # The protocol paused, or was replaced, in the middle of what the kernel gave us.
+                    rest = PyBytes_FromStringAndSize(data + done, length - done)
+                    done = length
+                    if self.paused:
+                        return self.keep(rest)
+                    self.protocol.data_received(rest)
+                    return 0
+                buffer = self.protocol.get_buffer(length - done)
+                PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+                part = view.len if view.len < length - done else length - done
+                if part:
+                    memcpy(view.buf, data + done, part)
+                PyBuffer_Release(&view)
+                if part == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                done += part
+                self.protocol.buffer_updated(part)
+        except (SystemExit, KeyboardInterrupt):
+            # The loop may run again, and then it goes on where it was.
+            if done < length:
+                self.keep(PyBytes_FromStringAndSize(data + done, length - done))
+                if not self.paused:
+                    self.schedule_backlog()
+            raise
         return 0
 
     # -- the end of the stream, and what waits for a paused protocol -----------------------------------------------------------------------
@@ -471,6 +510,7 @@ cdef class StreamReceiver(StreamSocket):
         try:
             keep_open = self.protocol.eof_received()
         except (SystemExit, KeyboardInterrupt):
+            self.schedule_end(None)     # the loop may run again, and a selector would then report the end again
             raise
         except BaseException as exc:
             self.fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -171,3 +172,23 @@ def test_a_closed_loop_closes_what_its_table_held() -> None:
         gc.collect()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
         again.bind(address)
+
+
+async def test_an_endpoint_that_is_dropped_while_it_is_paused_lets_its_socket_go() -> None:
+    """Nothing is in flight then, so that only the garbage collector ends it, as in asyncio."""
+    loop = asyncio.get_running_loop()
+    endpoint = await echo_endpoint()
+    address = endpoint.address
+    endpoint.transport.pause_reading()
+    await asyncio.sleep(0)
+    in_flight = loop.ring_stats()["slots_in_use"]
+    while loop.ring_stats()["slots_in_use"] == in_flight:
+        await asyncio.sleep(0)
+    assert registered() == 1
+    del endpoint
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of the transport, or of its socket: who is found first
+        gc.collect()
+    assert registered() == 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(address)
