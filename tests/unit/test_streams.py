@@ -47,13 +47,15 @@ class Place:
     @contextlib.asynccontextmanager
     async def serve(self, handler: Any, **options: Any) -> AsyncIterator[Any]:
         options |= self.server_options
+        before = open_descriptors()
         if self.kind == "unix":
             self.server = await self.streams.start_unix_server(handler, self.path, **options)
         else:
             self.server = await self.streams.start_server(handler, "127.0.0.1", 0, **options)
         async with self.server:
             yield self.server
-        await all_closed()
+        # Both ends of every connection, so that nothing of them is left to the loop's end.
+        await turns_until(lambda: open_descriptors() <= before)
 
     async def connect(self, **options: Any) -> Any:
         options |= self.client_options
@@ -105,10 +107,8 @@ def reset(writer: Any) -> None:
     writer.transport.abort()
 
 
-async def all_closed() -> None:
-    """Both ends of every connection, so that nothing of them is left to the loop's end."""
-    loop: Any = asyncio.get_running_loop()
-    await turns_until(lambda: all(transport._sock is None for transport in loop._transports.values()))
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 async def turns_until(condition: Any) -> None:
@@ -441,6 +441,7 @@ async def test_function_that_raises() -> None:
         raise ZeroDivisionError("handler")
 
     with reported() as told:
+        before = open_descriptors()
         server = await aiouring.start_server(handler, "127.0.0.1", 0)
         async with server:
             reader, writer = await aiouring.open_connection(*server.sockets[0].getsockname())
@@ -449,7 +450,7 @@ async def test_function_that_raises() -> None:
             await ended(made[0])
             await ended(writer)
         assert isinstance(told[0]["exception"], ZeroDivisionError)
-        await all_closed()
+        await turns_until(lambda: open_descriptors() <= before)
 
 
 async def test_cancelled_handler_closes_its_connection() -> None:
