@@ -331,14 +331,12 @@ cdef class LoopCore:
         while self.flush_list and passes:
             self.flush_once()
             passes -= 1
-        return 0
+        return self.start_some_bulk() if self.bulk_queue else 0
 
     cdef int flush_once(self) except -1:
         cdef list flushables = self.flush_list
         cdef Flushable flushable
         cdef Py_ssize_t count = len(flushables), index = 0
-        if count == 0:
-            return self.start_some_bulk() if self.bulk_queue else 0
         self.flush_list = self.flush_spare
         try:
             while index < count:
@@ -356,7 +354,7 @@ cdef class LoopCore:
                 self.flush_list[0:0] = flushables[index:]       # an interrupt of one must not make the others wait for ever
             flushables.clear()
             self.flush_spare = flushables
-        return self.start_some_bulk() if self.bulk_queue else 0
+        return 0
 
     cdef int64_t time_to_wait_ns(self) except? -2:
         cdef TimerHandle first

@@ -43,7 +43,6 @@ cdef class StreamReceiver(StreamSocket):
     cdef int wait_readable(self) except -1
     cdef int became_readable(self, int32_t events) except -1
     cdef int arm_bulk(self, bytes target, uint32_t msg_flags) except -1
-    cdef int recv_now(self) except -1
     cdef int bulk_received(self, int32_t length, uint32_t cqe_flags) except -1
     cdef int keep(self, object item) except -1
     cdef int hand_over(self, bytes data) except -1

@@ -7,8 +7,8 @@ and the buffer goes back to the kernel in the same turn. pause_reading() cancels
 waits in `backlog`. ENOBUFS re-arms at the next flush, in the order in which sockets ran dry.
 
 Large data: a peer that fills the small buffers several times in a row is received from by single RECVs, straight into the bytes object that
-the protocol gets. (A BufferedProtocol's own buffer must not be the kernel's for longer than a call: it is filled by recv().) A few connections
-may wait in such a RECV; the others wait with a poll request, and the loop starts only some RECVs in a turn: what a turn moves then stays in
+the protocol gets. (A BufferedProtocol gets a copy: other callbacks run while a request is in flight, and between get_buffer() and
+buffer_updated() the program may move what it has in its buffer.) A few connections may wait in such a RECV; the others wait with a poll request, and the loop starts only some RECVs in a turn: what a turn moves then stays in
 the processor's cache until it is sent again, and idle connections hold no memory. Many small receives in a row lead back to the multishot.
 
 Who owns what: while a request is in flight its slot holds the core, and the core holds `bulk_target`, where a large receive goes.
@@ -18,7 +18,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy
 
@@ -47,7 +47,6 @@ cdef extern from "<poll.h>" nogil:
 
 cdef extern from "<sys/socket.h>" nogil:
     int MSG_DONTWAIT
-    ssize_t recv(int fd, void *buffer, size_t length, int flags)
 
 cdef extern from "Python.h":
     bint PyMethod_Check(object method) noexcept
@@ -251,7 +250,7 @@ cdef class StreamReceiver(StreamSocket):
                 self.bulk_queued = True
                 self.loop.queue_bulk(self)
             return 0
-        if self.taker != BUFFERED and self.loop.bulk_waiters < BULK_WAITERS:
+        if self.loop.bulk_waiters < BULK_WAITERS:
             data = PyBytes_FromStringAndSize(NULL, BULK_BYTES)
             self.arm_bulk(data, 0)
             self.bulk_waits = True
@@ -273,12 +272,8 @@ cdef class StreamReceiver(StreamSocket):
         if self.recv_request != 0 or not self.bulk or not self.wants_data():
             return 0
         try:
-            if self.taker == BUFFERED:
-                self.loop.add_ready(self.receive_into_buffer, (), self.loop_context())
-                self.bulk_queued = True
-            else:
-                data = PyBytes_FromStringAndSize(NULL, BULK_BYTES)
-                self.arm_bulk(data, MSG_DONTWAIT)
+            data = PyBytes_FromStringAndSize(NULL, BULK_BYTES)
+            self.arm_bulk(data, MSG_DONTWAIT)
         except (OSError, MemoryError) as exc:
             self.fatal_error(exc, "Fatal error: the connection's requests could not be queued")     # as in flush()
         return 0
@@ -289,51 +284,6 @@ cdef class StreamReceiver(StreamSocket):
         self.recv_request = sqe.user_data
         self.bulk_target = target
         return 0
-
-    def receive_into_buffer(self):
-        """A large receive into the protocol's own buffer. Without the ring: see recv_now()."""
-        self.bulk_queued = False
-        self.loop.ops.check()
-        try:
-            if self.recv_request == 0 and self.bulk and self.wants_data() and self.taker == BUFFERED:
-                self.recv_now()
-        finally:
-            if self.recv_request == 0 and self.wants_data():
-                self.loop.schedule_flush(self)
-
-    cdef int recv_now(self) except -1:
-        """Between get_buffer() and buffer_updated() nothing else may run: the program may move what it has in its buffer, and read there.
-
-        A request would complete after other callbacks of the turn. So this is a plain recv(), which costs next to nothing at this size.
-        """
-        cdef object protocol = self.protocol
-        cdef Py_buffer view
-        cdef Py_ssize_t length = 0
-        cdef int error = EAGAIN
-        PyContext_Enter(self.context)
-        try:
-            PyObject_GetBuffer(protocol.get_buffer(-1), &view, PyBUF_WRITABLE)
-            try:
-                if view.len == 0:
-                    raise RuntimeError("get_buffer() returned an empty buffer")
-                if self.protocol is not protocol or not self.wants_data():
-                    return 0            # it was replaced, paused, or closed the transport
-                with nogil:
-                    length = recv(self.fd, view.buf, view.len, MSG_DONTWAIT)
-                    if length < 0:
-                        error = errno
-                self.readable = length == view.len
-            finally:
-                PyBuffer_Release(&view)
-            if length > 0:
-                if length <= BULK_LEAVE_BYTES or self.size_votes:
-                    self.note_size(<int32_t>(length if length < BULK_BYTES else BULK_BYTES), 0)
-                protocol.buffer_updated(length)
-        except BaseException as exc:
-            return self.protocol_raised(exc, "buffer_updated()" if length > 0 else "get_buffer()")
-        finally:
-            PyContext_Exit(self.context)
-        return 0 if length > 0 else self.received_nothing(-error if length < 0 else 0)
 
     cdef int bulk_received(self, int32_t length, uint32_t cqe_flags) except -1:
         cdef PyObject *raw
@@ -349,6 +299,8 @@ cdef class StreamReceiver(StreamSocket):
             return 0
         if length <= BULK_LEAVE_BYTES or self.size_votes:
             self.note_size(length, cqe_flags)
+        if self.taker != PLAIN and self.taker != DIRECT and not self.paused and self.backlog is None:
+            return self.give(PyBytes_AS_STRING(target), length)         # who has a buffer of its own gets a copy
         if length <= BULK_LEAVE_BYTES:
             data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(target), length)
         else:
@@ -463,7 +415,10 @@ cdef class StreamReceiver(StreamSocket):
                         return self.keep(rest)
                     self.protocol.data_received(rest)
                     return 0
-                buffer = self.protocol.get_buffer(length - done)
+                protocol = self.protocol
+                buffer = protocol.get_buffer(length - done)
+                if self.protocol is not protocol:
+                    continue            # it has made way for another one, which takes what comes
                 PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
                 part = view.len if view.len < length - done else length - done
                 if part:
@@ -472,7 +427,7 @@ cdef class StreamReceiver(StreamSocket):
                 if part == 0:
                     raise RuntimeError("get_buffer() returned an empty buffer")
                 done += part
-                self.protocol.buffer_updated(part)
+                protocol.buffer_updated(part)
         except (SystemExit, KeyboardInterrupt):
             # The loop may run again, and then it goes on where it was.
             if done < length:

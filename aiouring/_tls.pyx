@@ -446,7 +446,8 @@ cdef class SSLCore(DirectProtocol):
         return self.outgoing.pending + self.sealed_bytes
 
     def write_buffer_bytes(self):
-        return self.outgoing.pending + self.sealed_bytes + self.backlog_bytes
+        # What is gathered goes to the transport below with this turn, as it does at once in asyncio: it does not wait here.
+        return self.outgoing.pending + self.sealed_bytes + (0 if self.flush_scheduled else self.backlog_bytes)
 
     def set_write_buffer_limits(self, high, low):
         self.write_low_water_bytes, self.write_high_water_bytes = water_marks(high, low, constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE)
