@@ -8,8 +8,9 @@ waits in `backlog`. ENOBUFS re-arms at the next flush, in the order in which soc
 
 Large data: a peer that fills the small buffers several times in a row is received from by single RECVs, straight into the bytes object that
 the protocol gets. (A BufferedProtocol gets a copy: other callbacks run while a request is in flight, and between get_buffer() and
-buffer_updated() the program may move what it has in its buffer.) A few connections may wait in such a RECV; the others wait with a poll request, and the loop starts only some RECVs in a turn: what a turn moves then stays in
-the processor's cache until it is sent again, and idle connections hold no memory. Many small receives in a row lead back to the multishot.
+buffer_updated() the program may move what it has in its buffer.) A few connections may wait in such a RECV; the others wait with a poll
+request, and the loop starts only some RECVs in a turn: what a turn moves then stays in the processor's cache until it is sent again, and
+idle connections hold no memory. Many small receives in a row lead back to the multishot.
 
 Who owns what: while a request is in flight its slot holds the core, and the core holds `bulk_target`, where a large receive goes.
 """
