@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import inspect
 import os
 import socket
 import ssl
@@ -56,6 +57,10 @@ class Place:
             yield self.server
         # Both ends of every connection, so that nothing of them is left to the loop's end.
         await turns_until(lambda: open_descriptors() <= before)
+
+    def tells_of_handlers(self) -> bool:
+        """asyncio's streams do since 3.11.5: the exception handler is told, and the connection is closed."""
+        return self.streams is aiouring or "Unhandled exception in client_connected_cb" in inspect.getsource(asyncio.streams)
 
     async def connect(self, **options: Any) -> Any:
         options |= self.client_options
@@ -420,8 +425,8 @@ async def test_plain_function_as_handler(place: Place) -> None:
 
 async def test_handler_that_raises(place: Place) -> None:
     async def handler(reader: Any, writer: Any) -> None:
-        if place.streams is asyncio:
-            writer.close()  # before 3.11.5 its connection stays open
+        if not place.tells_of_handlers():
+            writer.close()
         raise ZeroDivisionError("handler")
 
     async with place.serve(handler):
@@ -429,6 +434,8 @@ async def test_handler_that_raises(place: Place) -> None:
             reader, writer = await place.connect()
             assert await reader.read() == b""
             await ended(writer)
+        if not place.tells_of_handlers():
+            return
         context, = told
         assert context["message"] == "Unhandled exception in client_connected_cb"
         assert isinstance(context["exception"], ZeroDivisionError)
@@ -593,6 +600,9 @@ async def test_writer_that_is_forgotten_is_closed(plain: Place) -> None:
         reader, writer = await plain.connect()
         writer.write(b"x")
         assert await reader.read(1) == b"x"
+        if not hasattr(asyncio.StreamWriter, "__del__"):
+            writer.close()  # before 3.11.5 nobody notices, and ours does what the running Python's does
+            return
         with pytest.warns(ResourceWarning, match="unclosed <StreamWriter"):
             del writer
             gc.collect()
