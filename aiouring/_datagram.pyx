@@ -1,7 +1,7 @@
 """Datagram transports: UDP and unix datagram sockets.
 
 Used by asyncio.BaseEventLoop.create_datagram_endpoint (through DatagramMixin) and by user code through asyncio.DatagramTransport. Calls
-`_transport`, `_loop`, `_op`, `_ring` and `_address`.
+`_transport`, `_loop`, `_op`, `_ring`, `_address` and `_address_cache`.
 
 A receive, internet families: one multishot RECVMSG with provided buffers stays armed. The kernel writes io_uring_recvmsg_out, the sender's
 address and the payload into a buffer; the payload is copied once, exactly sized, and the buffer goes back. Unix datagrams may be larger

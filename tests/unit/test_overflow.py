@@ -36,7 +36,7 @@ class Counter(asyncio.Protocol):
 
 
 def test_more_completions_than_the_queue_holds(loop, many_descriptors):
-    """9,000 receives that complete while they are submitted overflow a completion queue of 8,192 and the 256 buffers."""
+    """9,000 receives that complete while they are submitted overflow a completion queue of 8,192 and the 128 buffers."""
     count = 9000
     pairs = [socket.socketpair() for _ in range(count)]
 
