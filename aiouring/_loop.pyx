@@ -552,7 +552,7 @@ cdef class LoopCore:
                 return self.ops.deliver(&cqe)
         return 0
 
-    # -- buffers and caches ----------------------------------------------------------------------------------------------------------------------
+    # -- buffers and caches -----------------------------------------------------------------------------------------------------------
 
     cdef AddressCache get_addresses(self):
         if self.addresses is None:

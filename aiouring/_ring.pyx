@@ -1,12 +1,12 @@
-"""The ring: the submission and completion queue of one io_uring, and its provided-buffer rings.
+"""The ring: the submission and completion queue of one io_uring, its provided-buffer rings and its registered files.
 
 Used by `_op` (which fills SQEs) and `_loop` (which enters and reaps). Knows no asyncio and no request: what a CQE means is decided
-above. Everything between two CQEs runs without the GIL and touches no Python object.
+above. Everything between two CQEs runs without the GIL and touches no Python object, but for take_bytes().
 
 Who owns what: a Ring owns the descriptor, the mappings of its queues and its table of registered files (which keeps those files open,
-whoever closes their descriptors), a BufferRing its buffers. Both free them in close() (the ring
-closes its buffer rings' memory last, when the kernel can no longer write to it). The narrow seam (next_sqe, enter, reap) is made of
-virtual methods: a test build can put faults under it, and a hook can sit between reap and dispatch.
+whoever closes their descriptors), a BufferRing its buffers. Both free them in close() (the ring closes
+its buffer rings' memory last, when the kernel can no longer write to it). The narrow seam (next_sqe, enter, reap) is made of virtual
+methods: a test build can put faults under it, and a hook can sit between reap and dispatch.
 """
 
 cimport cython
