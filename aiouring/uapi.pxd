@@ -177,8 +177,12 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_OP_ACCEPT
         IORING_OP_ASYNC_CANCEL
         IORING_OP_CONNECT
+        IORING_OP_FALLOCATE
+        IORING_OP_OPENAT
+        IORING_OP_CLOSE
         IORING_OP_READ
         IORING_OP_WRITE
+        IORING_OP_FADVISE
         IORING_OP_SEND
         IORING_OP_RECV
         IORING_OP_SPLICE
@@ -186,6 +190,7 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_OP_MSG_RING
         IORING_OP_SEND_ZC
         IORING_OP_WAITID
+        IORING_OP_FTRUNCATE
         IORING_OP_LAST_KNOWN
         IORING_REGISTER_FILES
         IORING_UNREGISTER_FILES
@@ -237,6 +242,7 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_RECV_MULTISHOT
         IORING_ACCEPT_MULTISHOT
         IORING_POLL_ADD_MULTI
+        IORING_FSYNC_DATASYNC
         IORING_ASYNC_CANCEL_ALL
         IORING_ASYNC_CANCEL_FD
         IORING_ASYNC_CANCEL_ANY
