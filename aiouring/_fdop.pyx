@@ -16,8 +16,7 @@ from posix.unistd cimport close as posix_close
 from aiouring._fsop cimport PathCall, as_dir_fd, close_soon, encode_path, loop_with, new_call, path_error, plain_path, ready, running_loop
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport TAG_RETURNS_FD
-from aiouring._fsprep cimport prep_close, prep_fallocate, prep_fsync, prep_openat
-from aiouring._prep cimport prep_write
+from aiouring._prep cimport prep_close, prep_fallocate, prep_fsync, prep_openat, prep_write
 from aiouring.uapi cimport *
 
 cdef extern from "Python.h":

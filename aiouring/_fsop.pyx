@@ -25,6 +25,7 @@ from aiouring._awaitable cimport NEW, OVER
 from aiouring._fsprep cimport *
 from aiouring._loop cimport LoopCore
 from aiouring._operation cimport Operation
+from aiouring._prep cimport prep_close, prep_ftruncate
 from aiouring.uapi cimport *
 
 import os

@@ -44,26 +44,3 @@ cdef inline void prep_setxattr(io_uring_sqe *sqe, int fd, const char *path, cons
     prep(sqe, IORING_OP_FSETXATTR if path == NULL else IORING_OP_SETXATTR, fd, name, size, <uint64_t>value)
     sqe.addr3 = <uint64_t>path
     sqe.op_flags = flags
-
-
-cdef inline void prep_ftruncate(io_uring_sqe *sqe, int fd, uint64_t length) noexcept nogil:
-    prep(sqe, IORING_OP_FTRUNCATE, fd, NULL, 0, length)
-
-
-# TEMPORARY
-cdef inline void prep_openat(io_uring_sqe *sqe, int dir_fd, const char *path, int flags, uint32_t mode) noexcept nogil:
-    prep(sqe, IORING_OP_OPENAT, dir_fd, path, mode, 0)
-    sqe.op_flags = <uint32_t>flags
-
-
-cdef inline void prep_close(io_uring_sqe *sqe, int fd) noexcept nogil:
-    prep(sqe, IORING_OP_CLOSE, fd, NULL, 0, 0)
-
-
-cdef inline void prep_fsync(io_uring_sqe *sqe, int fd, uint32_t flags) noexcept nogil:
-    prep(sqe, IORING_OP_FSYNC, fd, NULL, 0, 0)
-    sqe.op_flags = flags
-
-
-cdef inline void prep_fallocate(io_uring_sqe *sqe, int fd, int mode, uint64_t offset, uint64_t length) noexcept nogil:
-    prep(sqe, IORING_OP_FALLOCATE, fd, <const void *>length, <uint32_t>mode, offset)

@@ -4,7 +4,11 @@ Used by `contents`. Calls `_fsop`, `_operation`, `_prep`.
 
 A small file takes three requests, one after the other: OPENAT, a READ that brings everything, and a READ that brings nothing, which alone
 tells the end (files of /proc come in pieces, and their size is 0). CLOSE goes out before the task runs that waits for the bytes; nobody waits
-for it. Large files are read in pieces of 1 MiB, so that the rest of the loop has its turn between them.
+for its answer. Large files are read in pieces of 1 MiB, so that the rest of the loop has its turn between them.
+
+OPENAT's first attempt does not wait, so of a FIFO it opens the reading end without a writer, and the end of the file is there at once. Where a file
+seems empty the call therefore asks what it is. A FIFO is opened once more, by a request that waits for a writer; the first descriptor stays
+open until then, so that no writer meets a FIFO without a reader in between.
 
 At most FILES_AT_ONCE files are open at once on a loop; the rest waits in line, so that a program may ask for ten thousand at once without
 running out of descriptors.
@@ -15,16 +19,16 @@ Who owns what: the call owns its descriptor and the bytes object that is being f
 cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from posix.unistd cimport close as posix_close
 
 from aiouring._awaitable cimport NEW, OVER, WAITING
 from aiouring._fsop cimport close_soon, encode_path, path_error, plain_path, running_loop
+from aiouring._fsprep cimport prep_statx
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport TAG_RETURNS_FD
 from aiouring._operation cimport Operation
-from aiouring._fsprep cimport prep_openat
-from aiouring._prep cimport prep_read
+from aiouring._prep cimport prep_openat, prep_read
 from aiouring.uapi cimport *
 
 import collections
@@ -38,7 +42,12 @@ cdef extern from "Python.h":
 cdef extern from "<fcntl.h>" nogil:
     int AT_FDCWD, O_RDONLY, O_CLOEXEC
 
+cdef extern from "<sys/stat.h>" nogil:
+    uint32_t S_IFMT, S_IFIFO
+
 cdef enum:
+    KERNEL_AT_EMPTY_PATH = 0x1000
+    KERNEL_STATX_TYPE = 1
     FILES_AT_ONCE = 64
     FIRST_BYTES = 16384         # most files of most folders fit
     GROWTH = 4
@@ -62,13 +71,23 @@ cdef Line line_of(LoopCore loop):
     return <Line>line
 
 
+cdef enum read_step:
+    OPENING
+    READING
+    ASKING              # what it is that seems empty
+    WAITING_FOR_WRITER
+
+
 @cython.final
 cdef class ReadFile(Operation):
     cdef object named
     cdef bytes path
     cdef Line line
     cdef int fd                 # -1: not open
+    cdef int fifo_fd            # the first descriptor of a FIFO, -1: none
+    cdef read_step doing
     cdef bint in_line           # counts in line.busy
+    cdef aiouring_statx found
     cdef PyObject *data         # a bytes object that is ours alone, NULL: none
     cdef Py_ssize_t size, filled
 
@@ -88,36 +107,49 @@ cdef class ReadFile(Operation):
         return self.submit()
 
     cdef int submit(self) except -1:
-        cdef io_uring_sqe *sqe
-        cdef Py_ssize_t size
-        if self.fd < 0:
-            sqe = self.loop.ops.begin(self, Operation.complete, TAG_RETURNS_FD)
-            prep_openat(sqe, AT_FDCWD, self.path, O_RDONLY | O_CLOEXEC, 0)
-        else:
-            size = min(self.size - self.filled, <Py_ssize_t>PIECE_BYTES)
-            sqe = self.loop.ops.begin(self, Operation.complete, 0)
-
-            prep_read(sqe, self.fd, bytes_memory(self.data) + self.filled, <uint32_t>size,
-                      <uint64_t>self.filled)
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(
+            self, Operation.complete, TAG_RETURNS_FD if self.doing == OPENING or self.doing == WAITING_FOR_WRITER else 0)
         self.request = sqe.user_data
+        if self.doing == READING:
+            prep_read(sqe, self.fd, bytes_memory(self.data) + self.filled,
+                      <uint32_t>min(self.size - self.filled, <Py_ssize_t>PIECE_BYTES), <uint64_t>self.filled)
+        elif self.doing == ASKING:
+            prep_statx(sqe, self.fd, b"", KERNEL_AT_EMPTY_PATH, KERNEL_STATX_TYPE, &self.found)
+        else:
+            prep_openat(sqe, AT_FDCWD, self.path, O_RDONLY | O_CLOEXEC, 0)
+            if self.doing == WAITING_FOR_WRITER:
+                sqe.flags |= <uint8_t>IOSQE_ASYNC
         return 0
 
     cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
         if res < 0:
             return self.fail(path_error(-res, self.named, None))
-        if self.fd < 0:
+        if self.doing == READING:
+            if res == 0:
+                if self.filled or self.fifo_fd >= 0:
+                    return self.finish_read()
+                self.doing = ASKING
+            else:
+                self.filled += res
+                if self.filled == self.size and self.wanted():
+                    self.size += min(self.size * (GROWTH - 1), <Py_ssize_t>GROWTH_MOST_BYTES)
+                    _PyBytes_Resize(&self.data, self.size)      # large blocks are moved by the kernel's page tables, not copied
+        elif self.doing == ASKING:
+            if self.found.stx_mode & S_IFMT != S_IFIFO:
+                return self.finish_read()
+            self.fifo_fd = self.fd
+            self.fd = -1
+            self.doing = WAITING_FOR_WRITER
+        else:
             self.fd = res
-            self.size = FIRST_BYTES
-            if self.wanted():
+            self.doing = READING
+            if self.data == NULL and self.wanted():
+                self.size = FIRST_BYTES
                 self.data = PyBytes_FromStringAndSize_new(NULL, FIRST_BYTES)
-            return self.again()
-        if res == 0:
-            return self.finish(self.take_data() if self.wanted() else None)
-        self.filled += res
-        if self.filled == self.size and self.wanted():
-            self.size += min(self.size * (GROWTH - 1), <Py_ssize_t>GROWTH_MOST_BYTES)
-            _PyBytes_Resize(&self.data, self.size)      # large blocks are moved by the kernel's page tables, not copied
         return self.again()
+
+    cdef int finish_read(self) except -1:
+        return self.finish(self.take_data() if self.wanted() else None)
 
     cdef object take_data(self):
         cdef object result
@@ -131,7 +163,9 @@ cdef class ReadFile(Operation):
         cdef ReadFile following
         if self.fd >= 0:
             close_soon(self.loop, self.fd)
-            self.fd = -1
+        if self.fifo_fd >= 0:
+            close_soon(self.loop, self.fifo_fd)
+        self.fd = self.fifo_fd = -1
         Py_XDECREF(self.data)
         self.data = NULL
         if not self.in_line:
@@ -156,8 +190,11 @@ cdef class ReadFile(Operation):
             self.loop.call_exception_handler({"message": "A file's turn to be read failed", "exception": exc})
 
     def __dealloc__(self):
+        # Its loop was closed.
         if self.fd >= 0:
-            posix_close(self.fd)        # its loop was closed
+            posix_close(self.fd)
+        if self.fifo_fd >= 0:
+            posix_close(self.fifo_fd)
         Py_XDECREF(self.data)
 
 
@@ -169,7 +206,7 @@ def read_bytes(path):
         return None
     call = ReadFile.__new__(ReadFile)
     call.state = OVER           # not a coroutine that nobody awaited, if the path is none
-    call.fd = -1
+    call.fd = call.fifo_fd = -1
     call.loop = loop
     call.named = plain_path("read_bytes", path)
     call.path = encode_path("read_bytes", call.named)

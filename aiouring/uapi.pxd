@@ -155,10 +155,6 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_OP_SETXATTR
         IORING_OP_FGETXATTR
         IORING_OP_GETXATTR
-        IORING_OP_FTRUNCATE
-        IORING_OP_FALLOCATE
-        IORING_OP_OPENAT
-        IORING_OP_CLOSE
         IORING_OP_READ_FIXED
         IORING_OP_WRITE_FIXED
         IORING_REGISTER_BUFFERS2
