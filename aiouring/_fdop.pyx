@@ -19,11 +19,13 @@ from aiouring._op cimport TAG_RETURNS_FD
 from aiouring._prep cimport prep_close, prep_fallocate, prep_fsync, prep_openat, prep_write
 from aiouring.uapi cimport *
 
+import os
+
 cdef extern from "Python.h":
     int PySys_Audit(const char *event, const char *format, ...) except -1
 
 cdef extern from "<fcntl.h>" nogil:
-    int O_CLOEXEC
+    int O_CLOEXEC, O_EXCL
 
 cdef enum:
     PIECE_BYTES = 1048576       # what one request writes at most, so that the rest of the loop has its turn
@@ -31,6 +33,8 @@ cdef enum:
 
 @cython.final
 cdef class OpenCall(PathCall):
+    cdef bint creates           # a file that nobody else has: O_EXCL
+
     cdef int submit(self) except -1:
         cdef io_uring_sqe *sqe = self.loop.ops.begin(self, PathCall.call_complete, TAG_RETURNS_FD)
         self.request = sqe.user_data
@@ -45,6 +49,12 @@ cdef class OpenCall(PathCall):
     cdef bint keep(self, object result) except -1:
         """Nobody takes the descriptor."""
         close_soon(self.loop, result)
+        if self.creates and not self.cancel_requested:
+            # The coroutine was closed, so that nobody can wait for the file's removal. Whoever handles CancelledError can, and does.
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass
         return True
 
 
@@ -109,6 +119,7 @@ def open_fd(path, int flags, int mode, dir_fd):
     call.fd = as_dir_fd(dir_fd)
     call.flags = <uint32_t>flags
     call.length = <uint32_t>mode
+    call.creates = flags & O_EXCL != 0
     PySys_Audit("open", "OOi", <PyObject *>call.named, <PyObject *>None, flags | O_CLOEXEC)
     return ready(call)
 
@@ -150,7 +161,7 @@ def allocate(int fd, int64_t length, int mode, path):
     if call is not None:
         call.offset = <uint64_t>length
         call.flags = <uint32_t>mode
-    return ready(call)
+    return call
 
 
 def close(int fd, path):

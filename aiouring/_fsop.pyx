@@ -265,6 +265,9 @@ cdef int AT_ATIME = stat_places["st_atime"], AT_MTIME = stat_places["st_mtime"],
 cdef int AT_ATIME_NS = stat_places["st_atime_ns"], AT_MTIME_NS = stat_places["st_mtime_ns"], AT_CTIME_NS = stat_places["st_ctime_ns"]
 cdef int AT_BLKSIZE = stat_places["st_blksize"], AT_BLOCKS = stat_places["st_blocks"], AT_RDEV = stat_places["st_rdev"]
 
+# What this Python has besides: attributes of other systems.
+cdef tuple OTHER_PLACES = tuple(sorted(set(range(10, STAT_FIELDS)) - set(stat_places.values())))
+
 
 cdef inline void put(object result, int place, object value):
     Py_INCREF(value)
@@ -291,7 +294,7 @@ cdef object stat_result(aiouring_statx *found):
     put(result, 4, found.stx_uid)
     put(result, 5, found.stx_gid)
     put(result, 6, found.stx_size)
-    for place in range(10, STAT_FIELDS):
+    for place in OTHER_PLACES:
         put(result, place, None)
     put_time(result, 7, AT_ATIME, AT_ATIME_NS, &found.stx_atime)
     put_time(result, 8, AT_MTIME, AT_MTIME_NS, &found.stx_mtime)

@@ -59,10 +59,11 @@ async def write_bytes(path: StrOrBytesPath, data: Buffer, *, atomic: bool = Fals
 
     `data` other than bytes is copied first. At most 32 whole-file calls that write have files open at once on a loop; more wait in line.
     """
+    path = os.fspath(path)
     plain = data if type(data) is bytes else bytes(memoryview(data))
     async with turn():
         if atomic:
-            await _replace(os.fspath(path), plain)
+            await _replace(path, plain)
         else:
             async with opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666) as fd:
                 await write_all(fd, plain, path)
@@ -152,6 +153,9 @@ async def open_temporary(target: Any, mode: int, flags: int = 0) -> tuple[Any, i
                 await drop_file(-1, name, error)  # a file system that refuses O_DIRECT has made the file before
             # The caller knows nothing of our name.
             raise OSError(error.errno, error.strerror, target) from None
+        except BaseException as error:
+            await drop_file(-1, name, error)  # cancelled, and it may have been made
+            raise
 
 
 async def take_over(fd: int, mode: int, owner: os.stat_result | None) -> None:

@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import stat as stat_module
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -231,7 +232,8 @@ async def rmtree(
     """
 
     def failed(function: Any, where: Any, error: OSError) -> None:
-        error.filename = where
+        if error.errno is not None or sys.version_info >= (3, 12):
+            error.filename = where
         if ignore_errors:
             return
         if onexc is not None:
