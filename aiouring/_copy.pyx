@@ -322,13 +322,14 @@ cdef class CopyBlocks(Operation):
         self.free_memory()
 
 
-def copy_blocks(int src_fd, int dst_fd, *, src, dst, list extents not None, int64_t total, uint32_t block_bytes, uint32_t depth,
-                uint32_t alignment=1, progress=None, digest=None):
+def copy_blocks(int src_fd, int dst_fd, *, src, dst, int64_t start, list extents not None, int64_t total, uint32_t block_bytes,
+                uint32_t depth, uint32_t alignment=1, progress=None, digest=None):
     """Copy the extents, a list of (start, end), from one descriptor to the other; None where the running loop is not ours.
 
-    src, dst: the paths that errors name. total: the source's size as far as known, in bytes. alignment: 1, or O_DIRECT's, for both descriptors
-    (then `block_bytes` is a multiple of it, and the memory is registered with the ring). progress: called with (bytes done, total). digest: called
-    in the executor's threads with all bytes in order, holes as zeros.
+    src, dst: the paths that errors name. start: what lies before it is there already.
+    total: the source's size as far as known, in bytes. alignment: 1, or O_DIRECT's, for both descriptors (then `block_bytes` is a multiple of it, and
+    the memory is registered with the ring). progress: called with (bytes done, total). digest: called in the executor's threads with all bytes
+    from `start` on, in order, holes as zeros.
     """
     cdef LoopCore loop = running_loop()
     cdef CopyBlocks operation
@@ -349,6 +350,7 @@ def copy_blocks(int src_fd, int dst_fd, *, src, dst, list extents not None, int6
     operation.alignment = alignment
     operation.progress = progress
     operation.digest = digest
+    operation.next_offset = operation.done = operation.digest_offset = start
     operation.end = NOWHERE
     operation.fixed_index = -1
     return operation
