@@ -62,7 +62,7 @@ async def copyfile(
             await copy_link(src, dst)
             return dst
         async with source(src, direct) as (src_fd, before, src_direct):
-            target, existing = await _target(src, dst, before)
+            target, existing = await target_of(src, dst, before)
             dst_direct = direct
             flags = os.O_DIRECT if direct else 0
             try:
@@ -126,7 +126,8 @@ def _check_regular(found: os.stat_result, path: Any) -> None:
         raise shutil.SpecialFileError(f"{os.fsdecode(path)!r} is no regular file")
 
 
-async def _target(src: Any, dst: Any, found: os.stat_result) -> tuple[Any, os.stat_result | None]:
+async def target_of(src: Any, dst: Any, found: os.stat_result) -> tuple[Any, os.stat_result | None]:
+    """What the copy replaces: its path without a symbolic link at its end, and its stat, or None."""
     existing = await stat_or_none(dst, True)
     if existing is not None:
         if os.path.samestat(existing, found):
