@@ -1,6 +1,7 @@
 """An asyncio event loop on Linux io_uring: the public names, nothing else."""
 
 from aiouring._errors import RingUnavailable
+from aiouring.files import open  # noqa: A004
 from aiouring.loop import Loop, new_event_loop
 from aiouring.runner import EventLoopPolicy, install, run
 from aiouring.streams import StreamReader, StreamWriter, open_connection, open_unix_connection, start_server, start_unix_server
@@ -13,6 +14,7 @@ __all__ = [
     "StreamWriter",
     "install",
     "new_event_loop",
+    "open",
     "open_connection",
     "open_unix_connection",
     "run",
