@@ -9,7 +9,7 @@ Who owns what: an OpenCall whose descriptor nobody takes closes it. A WriteCall 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
-from libc.errno cimport EIO
+from libc.errno cimport EINTR, EIO
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from posix.unistd cimport close as posix_close
 
@@ -60,9 +60,16 @@ cdef class OpenCall(PathCall):
 
 @cython.final
 cdef class CloseCall(PathCall):
-    cdef int fill(self, io_uring_sqe *sqe) except -1:
+    cdef int submit(self) except -1:
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, CloseCall.close_complete, 0)
+        self.request = sqe.user_data
         prep_close(sqe, self.fd)
         return 0
+
+    @staticmethod
+    cdef int close_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
+        # The descriptor is gone when close is interrupted: its number may be another file's when a second one is tried.
+        return PathCall.call_complete(owner, tag, 0 if res == -EINTR else res, cqe_flags)
 
     cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
         if res < 0:

@@ -42,6 +42,13 @@ from asyncio.log import logger
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
 
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+    short POLLIN
+    int poll(pollfd *watched, unsigned long count, int timeout_ms)
+
 cdef extern from "<sys/syscall.h>" nogil:
     long SYS_gettid
 
@@ -61,6 +68,20 @@ cdef int64_t CLOSE_WAIT_NS = 100000000
 cdef double CLOSE_WAIT_LONGEST_S = 5.0
 
 cdef object asyncio_Future = asyncio.Future
+
+
+cdef bint wait_for_end(int end_fd) except -1:
+    """Wait until the kernel is done with a closed ring, and close the descriptor that tells. False: it is not within CLOSE_WAIT_LONGEST_S."""
+    cdef pollfd watched
+    cdef int rc
+    if end_fd < 0:
+        return True             # nothing was in flight that could go on
+    watched.fd = end_fd
+    watched.events = POLLIN
+    with nogil:
+        rc = poll(&watched, 1, <int>(CLOSE_WAIT_LONGEST_S * 1000))
+    posix_close(end_fd)
+    return rc > 0
 
 
 cdef class Flushable:
@@ -613,6 +634,8 @@ cdef class LoopCore:
         try:
             self.flush_all()
             self.submit_now()
+            if self.ops.in_flight > 1:          # more than the wake-up pipe's
+                self.ring.watch_end()           # another thread may run the loop next
         finally:
             self.ring.disown_fd()
             self.ops.issuer = 0
@@ -621,8 +644,9 @@ cdef class LoopCore:
     cdef move_ring(self):
         """The loop runs in another thread than before, which the kernel does not let submit to the old ring: go on with a new one.
 
-        What had completed is delivered. Closing the old ring ends its other requests without having moved a byte (receives and sends
-        happen only inside its thread's own enters), so their owners begin them again on the new one.
+        What had completed is delivered. Closing the old ring ends its other requests, so their owners begin them again on the new one. Receives and
+        sends happen only inside the old thread's own enters, and have not moved a byte. Requests on files may be running in workers of the kernel,
+        which read and write their owners' memory until they end: that is waited for first. What they have done by then, they do again.
         """
         cdef Ring old = self.ring
         cdef Ring new = Ring()
@@ -630,6 +654,7 @@ cdef class LoopCore:
         cdef io_uring_cqe cancelled
         cdef io_uring_cqe *completed
         cdef list requests
+        cdef int end_fd
         interrupt = None
         new.enable()
         requests = self.ops.live_requests()
@@ -639,7 +664,13 @@ cdef class LoopCore:
         memcpy(completed, &self.batch[self.batch_next], count * sizeof(io_uring_cqe))
         count += old.reap(completed + count, old.cq_entries)
         self.batch_next = self.batch_count = 0
+        end_fd = old.take_end()
         old.close()
+        if not wait_for_end(end_fd):
+            # Their memory is in the kernel's hands, and nothing will tell when it is not: they keep their slots, and whoever waits for them waits on.
+            logger.error("%d requests of the thread that ran this event loop before did not end within %.0f s; what waits for them will not end",
+                         len(requests), CLOSE_WAIT_LONGEST_S)
+            requests.clear()
         # From here on requests begin on the new ring, also those that the owners of what had completed begin now.
         self.ring = self.ops.ring = new
         self.ring_thread = syscall(SYS_gettid)
@@ -665,6 +696,7 @@ cdef class LoopCore:
         """End every request, wait for the last CQEs, free the ring. The loop is closed afterwards."""
         cdef bint forked = self.ring.foreign_process()
         cdef bint ended = True
+        cdef int end_fd = -1
         if self.ring_closing:
             return              # by another thread that waits in here, or by us: a destructor called close() again
         self.ring_closing = True
@@ -677,12 +709,13 @@ cdef class LoopCore:
                 ended = self.finish_requests()
             else:
                 self.discard_completed()
+                end_fd = self.ring.take_end()
         finally:
             self.ops.closed = True
             self.flush_list.clear()
             self.bulk_queue.clear()
             self.ring.close()
-            if ended:
+            if ended and wait_for_end(end_fd):
                 self.ops.abandon()
             else:
                 Py_INCREF(self.ops)     # and with it the owners of what did not end: the kernel may still write there

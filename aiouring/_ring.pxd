@@ -48,6 +48,7 @@ cdef class Ring:
     cdef uint32_t file_table_entries        # 0: no table yet
     cdef bint file_table_refused
     cdef uint32_t *free_files               # a stack of file_table_entries - registered_files indices
+    cdef int end_fd                         # reads as closed when the kernel is done with the last request of a closed ring; -1: none
     cdef uint64_t taken_buffers             # a bit for each entry of the table of registered buffers
     cdef bint buffer_table_made, buffer_table_refused
 
@@ -73,6 +74,10 @@ cdef class Ring:
     cdef int unregister_file(self, int index) noexcept
     cdef int update_file(self, uint32_t index, int32_t fd) noexcept nogil
     cdef bint make_file_table(self) noexcept
+    cdef int put_file(self, int fd) noexcept
+    # For a ring that its thread lets go of while requests are in flight, see _loop.move_ring().
+    cdef int watch_end(self) noexcept
+    cdef int take_end(self) noexcept
     # Memory's index in the table of registered buffers, for READ_FIXED and WRITE_FIXED; -1: use the plain requests.
     cdef int register_buffer(self, void *memory, size_t size) noexcept
     cdef int unregister_buffer(self, int index) noexcept

@@ -47,6 +47,12 @@ cdef extern from "<sys/resource.h>" nogil:
     int RLIMIT_NOFILE
     int getrlimit(int resource, rlimit *limits)
 
+cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC
+
+cdef extern from "<unistd.h>" nogil:
+    int pipe2(int ends[2], int flags)
+
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void *iov_base
@@ -128,7 +134,7 @@ cdef class Ring:
     def __cinit__(self, uint32_t sq_entries=1024, uint32_t cq_entries=8192):
         cdef io_uring_params params
         cdef uint32_t flags = NEEDED_FLAGS | IORING_SETUP_NO_SQARRAY
-        self.fd = -1
+        self.fd = self.end_fd = -1
         self.fork_generation = aiouring_fork_generation
         while True:
             memset(&params, 0, sizeof(params))
@@ -357,9 +363,7 @@ cdef class Ring:
         cdef io_uring_rsrc_register reg
         cdef rlimit descriptors
         cdef uint32_t entries = FILE_TABLE_ENTRIES, i
-        # Before 6.4 the kernel let go of a removed file up to a second later, and its port or address stayed in use that long; the
-        # first flag that it grants and that came after that is NO_SQARRAY's.
-        if self.file_table_refused or not self.setup_flags & IORING_SETUP_NO_SQARRAY:
+        if self.file_table_refused:
             return False
         self.file_table_refused = True
         if getrlimit(RLIMIT_NOFILE, &descriptors) == 0 and descriptors.rlim_cur < entries:
@@ -392,6 +396,11 @@ cdef class Ring:
         It costs a system call, and another one to take it out: for descriptors with many requests. The table keeps the file open, so
         unregister_file() comes before the descriptor's close. A full table or a kernel without one is no error: -1.
         """
+        # Before 6.4 the kernel let go of a removed file up to a second later, and its port or address stayed in use that long; the
+        # first flag that it grants and that came after that is NO_SQARRAY's.
+        return self.put_file(fd) if self.setup_flags & IORING_SETUP_NO_SQARRAY else -1
+
+    cdef int put_file(self, int fd) noexcept:
         cdef uint32_t index
         if self.file_table_entries == 0 and not self.make_file_table():
             return -1
@@ -410,6 +419,32 @@ cdef class Ring:
         self.registered_files -= 1
         self.free_files[self.file_table_entries - self.registered_files - 1] = <uint32_t>index
         return 0
+
+    cdef int watch_end(self) noexcept:
+        """From now on take_end()'s descriptor tells when the kernel is done with this ring.
+
+        A request on a file may run in a worker of the kernel, which goes on with the request's memory after the ring was closed. The ring's files
+        are closed after the last of them; a pipe's writing end among them is what can be seen from outside.
+        """
+        cdef int ends[2]
+        cdef int index
+        if self.end_fd >= 0 or pipe2(ends, O_CLOEXEC) != 0:
+            return 0
+        index = self.put_file(ends[1])
+        posix_close(ends[1])
+        if index < 0:
+            posix_close(ends[0])
+        else:
+            self.end_fd = ends[0]
+        return 0
+
+    cdef int take_end(self) noexcept:
+        """The descriptor, which is the caller's now, to be read after close(); -1: none."""
+        cdef int end_fd = self.end_fd
+        if end_fd >= 0:
+            self.end_fd = -1
+            self.file_table_entries = 0     # close() leaves the files to the ring's end
+        return end_fd
 
     cdef bint make_buffer_table(self) noexcept:
         cdef io_uring_rsrc_register reg
@@ -472,9 +507,14 @@ cdef class Ring:
         if self.fd >= 0:
             posix_close(self.fd)
             self.fd = -1
+        if self.end_fd >= 0:
+            posix_close(self.end_fd)
+            self.end_fd = -1
 
     def __dealloc__(self):
         PyMem_RawFree(self.free_files)
+        if self.end_fd >= 0:
+            posix_close(self.end_fd)
         if self.sqes != NULL:
             munmap(self.sqes, self.sqes_bytes)
         if self.rings_memory != NULL:

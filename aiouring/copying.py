@@ -175,7 +175,15 @@ async def copy_contents(
         extents.append((max(start, size), _NO_END))  # what came behind the end meanwhile
     elif size - start >= _ALLOCATE_FROM_BYTES:
         await _allocate(dst_fd, size, dst, direct)
+    told = -1
     if progress is not None:
+        tell = progress
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            told = done
+            tell(done, total)
+
         progress(start, size)
     # A small file needs no more memory than it has bytes, and some to find its end in.
     left = max(size - start, 0)
@@ -190,7 +198,7 @@ async def copy_contents(
         end, written = await call
     if written != end:
         await truncate_fd(dst_fd, end, dst)  # a hole at the end, or the rest of O_DIRECT's last sector
-    if progress is not None and end != size:
+    if progress is not None and (told != end or end != size):
         progress(end, end)
     return end
 
