@@ -173,34 +173,38 @@ async def copy_contents(
     if sparse:
         extents = await in_executor(_data_of, src_fd, start, size, direct)
         extents.append((max(start, size), _NO_END))  # what came behind the end meanwhile
-    elif size - start >= _ALLOCATE_FROM_BYTES:
-        await _allocate(dst_fd, size, dst, direct)
-    told = -1
-    if progress is not None:
-        tell = progress
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told
-            told = done
-            tell(done, total)
-
-        progress(start, size)
+    allocated = not sparse and size - start >= _ALLOCATE_FROM_BYTES and await _allocate(dst_fd, size, dst, direct)
+    told = None if progress is None else _Told(progress)
+    if told is not None:
+        told(start, size)
     # A small file needs no more memory than it has bytes, and some to find its end in.
     left = max(size - start, 0)
     block_bytes = min(_DIRECT_BLOCK_BYTES if direct else _BLOCK_BYTES, left // _DIRECT_ALIGNMENT * _DIRECT_ALIGNMENT + _DIRECT_ALIGNMENT)
     call = _copy.copy_blocks(
         src_fd, dst_fd, src=src, dst=dst, start=start, extents=extents, total=size, block_bytes=block_bytes,
-        depth=min(_BLOCKS, left // block_bytes + 1), alignment=_DIRECT_ALIGNMENT if direct else 1, progress=progress, digest=digest,
+        depth=min(_BLOCKS, left // block_bytes + 1), alignment=_DIRECT_ALIGNMENT if direct else 1, progress=told, digest=digest,
     )  # fmt: skip
     if call is None:
-        end, written = await _copy_in_threads(src_fd, dst_fd, src, dst, start, extents, size, progress, digest)
+        end, written = await _copy_in_threads(src_fd, dst_fd, src, dst, start, extents, size, told, digest)
     else:
         end, written = await call
-    if written != end:
-        await truncate_fd(dst_fd, end, dst)  # a hole at the end, or the rest of O_DIRECT's last sector
-    if progress is not None and (told != end or end != size):
-        progress(end, end)
+    if written != end or (allocated and size != end):
+        await truncate_fd(dst_fd, end, dst)  # a hole at the end, the rest of O_DIRECT's last sector, room that was not needed
+    if told is not None and told.last != (end, end):
+        told(end, end)
     return end
+
+
+class _Told:
+    """A progress that knows what it has told last."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.last = (-1, -1)
+
+    def __call__(self, done: int, total: int) -> None:
+        self.last = (done, total)
+        self._progress(done, total)
 
 
 def _data_of(fd: int, start: int, size: int, direct: bool) -> list[tuple[int, int]]:
@@ -224,10 +228,13 @@ def _data_of(fd: int, start: int, size: int, direct: bool) -> list[tuple[int, in
     return extents
 
 
-async def _allocate(fd: int, size: int, dst: Any, direct: bool) -> None:
+async def _allocate(fd: int, size: int, dst: Any, direct: bool) -> bool:
+    """Reserve room for the whole copy, where that makes sense. Whether it was tried."""
     # File systems without a disk of their own (tmpfs, NFS, overlay) have major number 0. There it is of no use or costs as much as writing.
-    if os.major((await stat_fd(fd)).st_dev) != 0:
-        await allocate_fd(fd, size, dst, keep_size=not direct)  # O_DIRECT is slow where it extends the file
+    if os.major((await stat_fd(fd)).st_dev) == 0:
+        return False
+    await allocate_fd(fd, size, dst, keep_size=not direct)  # O_DIRECT is slow where it extends the file
+    return True
 
 
 async def _copy_in_threads(

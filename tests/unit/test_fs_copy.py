@@ -6,6 +6,7 @@ import asyncio
 import errno
 import filecmp
 import functools
+import gc
 import itertools
 import os
 import random
@@ -296,7 +297,7 @@ async def test_a_source_that_changes_its_size_meanwhile(tmp_path: Path, direct: 
     """The copy has the length that the file had when its end was found, and no byte that never was there."""
     src, dst = tmp_path / "src", tmp_path / "dst"
     data = os.urandom(10_000_000)
-    for size in (0, 1, 4096, 3_000_001, 9_999_999):
+    for size in (0, 1, 4096, 3_000_001, 8 * 1024 * 1024, 9_999_999):
         src.write_bytes(data)
         await fs.copyfile(src, dst, progress=Meanwhile(1_000_000, functools.partial(os.truncate, src, size)), direct=direct)
         copy = dst.read_bytes()
@@ -353,6 +354,33 @@ def test_a_copy_goes_on_when_its_loop_moves_to_another_thread(tmp_path: Path) ->
         loop.close()
         assert task.result() == str(tmp_path / "dst")
         assert same(src, tmp_path / "dst")
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_loop_is_closed_by_another_thread_while_it_copies(tmp_path: Path, direct: bool) -> None:
+    """Workers of the kernel may still read and write the blocks' memory then: it is not given back before they end."""
+    src = tmp_path / "src"
+    src.write_bytes(os.urandom(30_000_000))
+    for _ in range(5):
+        loop = aiouring.new_event_loop()
+        moved = asyncio.Event()
+
+        async def begin(loop: asyncio.AbstractEventLoop = loop, moved: asyncio.Event = moved) -> asyncio.Task[Any]:
+            task = loop.create_task(
+                fs.copyfile(src, tmp_path / "dst", direct=direct, progress=lambda done, total: moved.set() if done else None)
+            )
+            await moved.wait()
+            return task
+
+        task = loop.run_until_complete(begin())
+        closer = threading.Thread(target=loop.close)
+        closer.start()
+        closer.join()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        del task, loop, moved, begin, closer
+        gc.collect()
+        for path in names_in(tmp_path) - {"src"}:
+            (tmp_path / path).unlink()  # the copy's task was never told, so its file stays
 
 
 async def test_arguments_of_the_engine() -> None:
