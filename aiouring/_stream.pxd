@@ -25,8 +25,6 @@ cdef class StreamCore(StreamReceiver):
     cdef object sending                         # the same, of the send in flight; kept until its last CQE
     cdef Py_ssize_t sending_index, sending_offset
     cdef send_vector *vector                    # of the SENDMSG in flight, else NULL
-    cdef flag eof_written
-    cdef flag has_extra                         # the shell has its dict
 
     @staticmethod
     cdef int send_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1

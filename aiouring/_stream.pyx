@@ -28,6 +28,7 @@ from aiouring._prep cimport prep_send, prep_sendmsg
 from aiouring._stream_receive cimport StreamReceiver
 from aiouring.uapi cimport *
 
+import asyncio
 import sys
 from asyncio import constants, transports, trsock
 
@@ -338,10 +339,9 @@ cdef class StreamCore(StreamReceiver):
         return self.empty_waiter
 
 
-class StreamTransport(SocketShell, transports._FlowControlMixin):
+class StreamTransport(SocketShell, asyncio.Transport):
     """A connected stream socket. Made by the loop's create_connection, create_server and their relatives."""
 
-    # asyncio's sendfile insists on its own flow-control class, an asyncio.Transport with slots of which only `_loop` is used here.
     __slots__ = ("__dict__", "__weakref__", "_core")
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE

@@ -23,7 +23,7 @@ from aiouring._transport cimport PyContext_Enter, PyContext_Exit
 import asyncio
 import ssl
 import warnings
-from asyncio import constants, transports
+from asyncio import constants
 from asyncio.log import logger
 
 from aiouring._stream import StreamTransport
@@ -489,14 +489,13 @@ cdef WriteFlush new_write_flush(SSLCore core):
     return flush
 
 
-class SSLTransport(transports._FlowControlMixin):
+class SSLTransport(asyncio.Transport):
     """The application's end of a TLS connection. Made by create_connection, create_server, start_tls and their relatives.
 
     Its class has SSL in its name because programs tell TLS transports by that.
     """
 
-    # asyncio's sendfile insists on its own flow-control class, an asyncio.Transport with slots of which only `_loop` is used here.
-    __slots__ = ("__dict__", "__weakref__", "_core")
+    __slots__ = ("__dict__", "__weakref__", "_core", "_loop")
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.FALLBACK
 

@@ -23,6 +23,7 @@ cdef class TransportCore(Flushable):
     cdef uint32_t writes_after_loss
     cdef flag paused                                # pause_reading() was called
     cdef flag closing, lost_scheduled
+    cdef flag eof_written                           # write_eof() was called, where there is one
     cdef size_t unsent_bytes, high_water_bytes, low_water_bytes
 
     # Made by the shell: attach() first, announce() once the transport is complete.
