@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from aiouring._loop cimport LoopCore
 from aiouring._prep cimport prep_read, prep_send
-from aiouring._sockop cimport ABANDONED, SocketOperation
+from aiouring._sockop cimport SocketOperation
 from aiouring.uapi cimport ECANCELED, io_uring_sqe
 
 import io
@@ -49,7 +49,7 @@ cdef class Sendfile(SocketOperation):
     cdef object failure
 
     cdef str name(self):
-        return "sock_sendfile"
+        return "Loop.sock_sendfile"
 
     cdef int start(self) except -1:
         self.attach()
@@ -60,7 +60,7 @@ cdef class Sendfile(SocketOperation):
 
     # Begin whatever can be begun, or end: at the start and after each CQE.
     cdef int submit(self) except -1:
-        if self.failure is not None or self.cancel_requested or self.socket_closed or self.state == ABANDONED:
+        if self.failure is not None or self.socket_closed or not self.wanted():
             if not self.idle():
                 return self.stop()      # the last CQE brings us back
             if self.failure is not None:
