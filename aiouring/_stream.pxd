@@ -6,7 +6,7 @@ from posix.uio cimport iovec
 
 from aiouring._loop cimport LoopCore
 from aiouring._stream_receive cimport StreamReceiver
-from aiouring._transport cimport flag
+from aiouring.uapi cimport io_uring_sqe
 
 cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
@@ -36,6 +36,8 @@ cdef class StreamCore(StreamReceiver):
     cdef int enqueue(self, object data) except -1
     cdef int after_enqueue(self) except -1
     cdef int arm_send(self, uint32_t msg_flags) except -1
+    cdef int armed(self, io_uring_sqe *sqe, Py_ssize_t length) except -1
+    cdef void want_send_to_end(self) noexcept
     cdef int arm_sendmsg(self, uint32_t msg_flags) except -1
     cdef void free_vector(self) noexcept
     cdef int note_sent(self, Py_ssize_t count) except -1

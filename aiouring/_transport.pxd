@@ -23,6 +23,8 @@ cdef class TransportCore(Flushable):
     cdef uint32_t writes_after_loss
     cdef flag paused                                # pause_reading() was called
     cdef flag closing, lost_scheduled
+    cdef flag silent_send                           # the send in flight posts no CQE if it sends all: see _op.OpTable.silence
+    cdef flag refused                               # the last send left something over: the socket had no room
     cdef flag eof_written                           # write_eof() was called, where there is one
     cdef size_t unsent_bytes, high_water_bytes, low_water_bytes
 
