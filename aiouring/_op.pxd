@@ -66,7 +66,6 @@ cdef class OpTable:
     cdef int grow(self) except -1
     cdef op_slot *find(self, uint64_t request) noexcept
     cdef bint is_queued(self, uint64_t request, op_slot *slot) noexcept
-    cdef bint is_queued(self, uint64_t request, op_slot *slot) noexcept
     cdef void release(self, op_slot *slot, uint32_t index) noexcept
     cdef int deliver(self, io_uring_cqe *cqe) except -1
     cdef int discard(self, io_uring_cqe *cqe) except -1
