@@ -106,16 +106,17 @@ def test_flow_control_bounds_what_waits(loop, pair: Pair, rng):
 
     class Watched(io.BytesIO):
         most_waiting = 0
+        transport: Any
 
         def readinto(self, buffer) -> int:
-            self.most_waiting = max(self.most_waiting, peer.transport.get_write_buffer_size())
+            self.most_waiting = max(self.most_waiting, self.transport.get_write_buffer_size())
             return super().readinto(buffer)
 
     async def main() -> None:
-        nonlocal peer
         peer = await connect(left)
         peer.transport.set_write_buffer_limits(high=4 * BLOCK)
         file = Watched(data)
+        file.transport = peer.transport
         reading = loop.run_in_executor(None, read_all, right)
         await loop.sendfile(peer.transport, file)
         assert file.most_waiting <= 6 * BLOCK
@@ -124,7 +125,6 @@ def test_flow_control_bounds_what_waits(loop, pair: Pair, rng):
         assert await reading == data
         await peer.lost
 
-    peer: Peer
     loop.run_until_complete(main())
 
 
