@@ -166,8 +166,9 @@ cdef class Sendfile(SocketOperation):
         if self.failure is not None:
             return 0
         if self.total_sent == 0:
-            # The fallback finds the reason by itself, and raises what read() or send() raise.
+            # The fallback finds the reason by itself, and raises what read() or send() raise. Who wants none finds it in the cause.
             self.failure = exceptions.SendfileNotAvailableError(f"sending the file by the ring failed: {os.strerror(error)}")
+            self.failure.__cause__ = OSError(error, os.strerror(error))
         elif error == ENOTCONN:
             self.failure = ConnectionError("socket is not connected", ENOTCONN)
         else:

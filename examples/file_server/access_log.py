@@ -9,9 +9,12 @@ is dropped and counted: a full disk or a reader that has stopped must not make t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import threading
 from pathlib import Path
+from queue import SimpleQueue
 
 from .trouble import Trouble
 
@@ -44,8 +47,9 @@ class AccessLog:
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._lost_lines = 0
-        self._writer: asyncio.Task[None] | None = None
-        self._fd = self._open()
+        self._task: asyncio.Task[None] | None = None
+        self._held = False  # the file is being changed
+        self._writer = _Writer(self._open())
 
     def _open(self) -> int:
         if self._path is None:
@@ -70,8 +74,11 @@ class AccessLog:
             return
         self._waiting.append(text)
         self._waiting_bytes += len(text)
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write_all())
+        self._write_soon()
+
+    def _write_soon(self) -> None:
+        if self._task is None and not self._held and self._waiting:
+            self._task = asyncio.create_task(self._write_all())
 
     async def _write_all(self) -> None:
         try:
@@ -79,50 +86,89 @@ class AccessLog:
                 text = b"".join(self._waiting)
                 self._waiting.clear()
                 if self._lost_lines:
-                    text += b"- - - [-] \"%d lines are missing here\" - - \"-\" \"-\"\n" % self._lost_lines
+                    text += b'- - - [-] "%d lines are missing here" - - "-" "-"\n' % self._lost_lines
                     self._lost_lines = 0
                 try:
-                    await asyncio.get_running_loop().run_in_executor(None, _write, self._fd, text)
+                    await self._writer.write(text)
                 except OSError as error:
                     self._lost_lines += text.count(b"\n")
                     self._trouble.tell(f"the access log cannot be written: {error}")
                 self._waiting_bytes = sum(map(len, self._waiting))
         finally:
-            self._writer = None
+            self._task = None
 
     async def reopen(self) -> None:
-        """Go on in a new file of the same name, for who has renamed the old one. What came before goes into the old one."""
-        if self._path is None:
+        """Go on in a new file of the same name, for who has renamed the old one. When the new one is there, the old one is complete."""
+        if self._path is None or self._held:
             return
-        await self.drain()
+        await self._drain()
+        self._held = True
         try:
             fd = await asyncio.get_running_loop().run_in_executor(None, self._open)
         except OSError as error:
             self._trouble.tell(f"the access log cannot be opened again, and goes on in the old file: {error}")
-            return
-        await self.drain()  # what was begun meanwhile is being written by the old descriptor's number
-        old, self._fd = self._fd, fd
-        os.close(old)
+        else:
+            old, self._writer = self._writer, _Writer(fd)
+            old.end()
+        finally:
+            self._held = False
+            self._write_soon()
 
-    async def drain(self) -> None:
-        """Wait until all that has come so far is written."""
+    async def _drain(self) -> None:
         self.flush()
-        if self._writer is not None:
-            await asyncio.wait([self._writer])
+        while self._task is not None:
+            await asyncio.wait([self._task])
 
     async def close(self, patience_s: float) -> None:
         """Write the rest, as far as that is possible in the time, and close the file."""
         self.flush()
-        writer = self._writer
-        if writer is not None:
-            await asyncio.wait([writer], timeout=patience_s)
-            if not writer.done():
-                writer.cancel()
-                return  # a thread still writes: its descriptor stays until the process ends
-        os.close(self._fd)
+        if self._task is not None:
+            task = self._task
+            await asyncio.wait([task], timeout=patience_s)
+            if not task.done():
+                task.cancel()
+                self._trouble.tell("the end of the access log is lost: nobody takes it")
+        self._writer.end()
 
 
-def _write(fd: int, text: bytes) -> None:
-    view = memoryview(text)
-    while view:
-        view = view[os.write(fd, view) :]
+class _Writer:
+    """A thread that writes to one descriptor, which is its own, and closes it in the end.
+
+    Not one of the executor's, for which the interpreter waits when it ends: a write can hang for ever where a pipe's reader has stopped.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._texts: SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = SimpleQueue()
+        threading.Thread(target=self._run, args=(fd,), name="access log", daemon=True).start()
+
+    async def write(self, text: bytes) -> None:
+        """All of it. Raises OSError."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._texts.put((text, written))
+        await written
+
+    def end(self) -> None:
+        self._texts.put(None)
+
+    def _run(self, fd: int) -> None:
+        while (order := self._texts.get()) is not None:
+            text, written = order
+            error: OSError | None = None
+            try:
+                view = memoryview(text)
+                while view:
+                    view = view[os.write(fd, view) :]
+            except OSError as caught:
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the loop has gone: nobody wants to know
+                written.get_loop().call_soon_threadsafe(_settle, written, error)
+        os.close(fd)
+
+
+def _settle(written: asyncio.Future[None], error: OSError | None) -> None:
+    if written.cancelled():
+        return
+    if error is None:
+        written.set_result(None)
+    else:
+        written.set_exception(error)

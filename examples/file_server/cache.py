@@ -10,7 +10,8 @@ with nothing conditional about it.
 An entry is good until `until_s`: the end of the second that its Date names, or the end of the time for which the disk need not be asked
 (`valid_until_s`), whichever comes first. What has expired goes the long way, which renews it.
 
-Bounds: bodies count against `cache_bytes`. To make room, entries that were not used lately go (one hand goes round, as in CLOCK). A body
+Bounds: bodies count against `cache_bytes`. To make room, entries that were not used since the last time go (one hand goes
+round, as in CLOCK), and so who was asked for once goes first. A body
 that a transport is still sending would not free memory, so it stays, and a file for which there is no room is sent from disk.
 """
 
@@ -62,7 +63,7 @@ class Entry:
         self.pieces: list[bytes] = []
         self.kept = False  # it is in the cache
         self.hits = 0
-        self.hits_before = -1  # when the hand that makes room last came by
+        self.hits_before = 0  # when the hand that makes room last came by
 
     @property
     def cost_bytes(self) -> int:

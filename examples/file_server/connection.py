@@ -39,7 +39,7 @@ JOINED_BYTES_MAX = 64 * 1024
 #: A file is sent in parts of this size: between two of them it is seen that the client takes what it gets.
 SENDFILE_BYTES = 8 << 20
 #: How long we listen to a client after our last answer.
-LINGER_S = 5.0
+LINGER_S = 2.0
 
 monotonic = time.monotonic
 
@@ -364,7 +364,10 @@ class Connection(asyncio.Protocol):
             self.sending_file = True
             try:
                 # It takes whatever has a descriptor.
-                count = await asyncio.get_running_loop().sendfile(self.transport, cast(IO[bytes], file), offset, size)
+                count = await asyncio.get_running_loop().sendfile(self.transport, cast(IO[bytes], file), offset, size, fallback=False)
+            except asyncio.SendfileNotAvailableError as error:
+                # Not one byte went out. As a rule the client has gone.
+                raise error.__cause__ or ConnectionAbortedError from None
             except BaseException:
                 self.body_bytes += max(0, min(file.position() - offset, size))
                 raise

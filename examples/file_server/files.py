@@ -235,14 +235,16 @@ class Files:
 
     def _by_walking(self, path: bytes, flags: int) -> int:
         """The same in steps, each from a folder that we hold open to one name in it, following links ourselves."""
+        if path.startswith(b"/"):
+            raise OSError(errno.EXDEV, "the path leads out of the root")
         folders = [os.dup(self._root_fd)]
-        left = [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
+        left = _steps(path)
         links = 0
         try:
             while left:
                 name = left.pop()
                 if name == b".":
-                    continue  # only behind a folder: behind a file there would be something left, see below
+                    continue  # behind a file it was an error already, see below
                 if name == b"..":
                     if len(folders) == 1:
                         raise OSError(errno.EXDEV, "the path leads out of the root")
@@ -260,9 +262,7 @@ class Files:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                     if target.startswith(b"/"):
                         raise OSError(errno.EXDEV, "the path leads out of the root")
-                    if target.endswith(b"/"):
-                        left.append(b".")  # what the link names must be a folder
-                    left += [part for part in reversed(target.split(b"/")) if part not in (b"", b".")]
+                    left += _steps(target)
                 elif stat.S_ISDIR(mode):
                     folders.append(fd)
                 else:
@@ -277,6 +277,14 @@ class Files:
         finally:
             for fd in folders:
                 os.close(fd)
+
+
+def _steps(path: bytes) -> list[bytes]:
+    """The names of a path, the first one last. A slash at its end asks for a folder, as a dot behind it does."""
+    names = [name for name in path.split(b"/") if name]
+    if path.endswith(b"/"):
+        names.append(b".")
+    return names[::-1]
 
 
 def _read_all(fd: int, size: int) -> bytes:
