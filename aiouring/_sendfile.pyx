@@ -38,7 +38,7 @@ cdef enum:
     # Aligned as the page cache's pages are. The copy of a page to an address that is 1 to 31 bytes further in its own page takes eight times
     # as long on AMD's Zen 3 and 4 ("rep movsb"), and that is just where malloc() puts a large block: 16 bytes behind a page's beginning.
     PIECE_ALIGNMENT = 4096
-    FREE_PIECES_MAX = 16
+    FREE_PIECES_MAX = 64
     TAG_READ = 1
     TAG_SEND = 2
 

@@ -65,8 +65,8 @@ def test_http_1_0(site: Running) -> None:
     with site.connect() as client:
         for _ in range(2):
             client.send(b"GET /hello.txt HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n")
-            answer = client.answer()
-            assert (answer.body, answer["Connection"]) == (b"hello, world\n", "keep-alive")
+            kept = client.answer()
+            assert (kept.body, kept["Connection"]) == (b"hello, world\n", "keep-alive")
         client.send(b"HEAD /hello.txt HTTP/1.0\r\n\r\n")
         assert client.answer("HEAD")["Connection"] == "close"
         assert client.is_closed()
