@@ -46,6 +46,8 @@ cdef class LoopCore:
     cdef uint64_t turns, busy_poll_hits
     cdef AddressCache addresses
     cdef BufferRing stream_buffers, datagram_buffers
+    cdef object transports_by_fd                # asyncio's WeakValueDictionary, where datagram transports are
+    cdef dict transports_by_fd_data             # and the dict under it
     cdef PyObject **transports                  # by descriptor; borrowed: a transport takes itself out before it goes
     cdef int transports_size
     cdef uint32_t bulk_waiters                  # large receives that wait for data and hold memory meanwhile
@@ -54,6 +56,7 @@ cdef class LoopCore:
     cdef int note_transport(self, int fd, object transport) except -1
     cdef void forget_transport(self, int fd, object transport) noexcept
     cdef bint is_of_transport(self, int fd) noexcept
+    cdef bint has_transport(self, int fd) except -1     # the same, and of datagram transports
     cdef Handle add_ready(self, object callback, tuple args, object context)    # call_soon for native callers
     cdef int schedule_flush(self, Flushable flushable) except -1
     cdef int queue_bulk(self, Flushable flushable) except -1        # start_bulk() will be called once, when it is its turn

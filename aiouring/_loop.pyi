@@ -1,6 +1,7 @@
 """What Python sees of the native half of the loop. `aiouring.Loop` joins it with asyncio.BaseEventLoop, so the signatures are asyncio's."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, TypeVarTuple, Unpack
@@ -24,6 +25,7 @@ class LoopCore:
     _debug: bool
     _thread_id: int | None
     _clock_resolution: float
+    _transports: weakref.WeakValueDictionary[int, Any]
     def time(self) -> float: ...
     def get_debug(self) -> bool: ...
     def create_future(self) -> asyncio.Future[Any]: ...

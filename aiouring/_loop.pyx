@@ -260,6 +260,19 @@ cdef class LoopCore:
     cdef bint is_of_transport(self, int fd) noexcept:
         return 0 <= fd < self.transports_size and self.transports[fd] != NULL
 
+    @property
+    def _transports(self):
+        return self.transports_by_fd
+
+    @_transports.setter
+    def _transports(self, transports):
+        self.transports_by_fd = transports
+        self.transports_by_fd_data = transports.data
+
+    cdef bint has_transport(self, int fd) except -1:
+        # Not by the WeakValueDictionary's own look-up, which is Python code: this runs for each sock_recv() and each sock_sendall().
+        return self.is_of_transport(fd) or len(self.transports_by_fd_data) and fd in self.transports_by_fd_data
+
     def _transport_of(self, int fd):
         """The stream transport that uses this descriptor, or None."""
         return <object>self.transports[fd] if self.is_of_transport(fd) else None

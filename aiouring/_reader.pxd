@@ -1,7 +1,7 @@
 # The native stream reader and the protocol that feeds it. See _reader.pyx.
 # cimported by: _writer.
 
-from aiouring._awaitable cimport Awaitable
+from aiouring._awaitable cimport AwaitableFuture
 from aiouring._loop cimport LoopCore
 from aiouring._stream_receive cimport DirectProtocol
 from cpython.ref cimport PyObject
@@ -28,16 +28,14 @@ cdef class ReaderCore:
     cdef int wake_waiter(self, object error) except -1
 
 
-cdef class ReadOperation(Awaitable):
+cdef class ReadOperation(AwaitableFuture):
     cdef ReaderCore reader
     cdef object value                           # bytes that came while it waited, and all that it gets
     cdef object error                           # what set_exception() woke it with
-    cdef object callback, context, more_callbacks, cancel_message
     cdef object argument                        # separators, shortest first; readexactly's number
     cdef Py_ssize_t size                        # bytes wanted
     cdef Py_ssize_t offset                      # no separator begins before here
-    cdef int kind, state
-    cdef bint blocking
+    cdef int kind
 
     cdef bytes first_attempt(self)
     cdef bytes next_attempt(self)
@@ -48,8 +46,6 @@ cdef class ReadOperation(Awaitable):
     cdef bint enough(self) except -1
     cdef int find(self, Py_ssize_t *start, Py_ssize_t *end) except -1
     cdef int wait(self) except -1
-    cdef int wake(self) except -1
-    cdef int schedule_callbacks(self) except -1
 
 
 cdef class ProtocolCore(DirectProtocol):

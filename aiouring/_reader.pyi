@@ -5,13 +5,11 @@ from typing import Any, Self, final
 
 from typing_extensions import Buffer
 
-from aiouring._awaitable import Awaitable
+from aiouring._awaitable import AwaitableFuture
 from aiouring.streams import StreamReader
 
 @final
-class ReadOperation(Awaitable):
-    def done(self) -> bool: ...
-    def cancelled(self) -> bool: ...
+class ReadOperation(AwaitableFuture):
     def cancel(self, msg: object = None) -> bool: ...
 
 class ReaderCore:

@@ -21,11 +21,21 @@ from cpython.ref cimport Py_INCREF, PyObject
 from libc.string cimport memchr, memcpy, memmove
 
 from aiouring._awaitable cimport (
-    AIOURING_NEXT, AIOURING_RETURN, Awaitable, aiouring_set_send, send_to, warn_never_awaited)
+    AIOURING_NEXT,
+    AIOURING_RETURN,
+    CANCELLED,
+    FINISHED,
+    NEW,
+    OVER,
+    WAITING,
+    AwaitableFuture,
+    awaitable_state,
+    warn_never_awaited,
+)
 from aiouring._loop cimport LoopCore
 from aiouring._stream_receive cimport DirectProtocol
 
-from asyncio import CancelledError, Future, IncompleteReadError, InvalidStateError, LimitOverrunError
+from asyncio import IncompleteReadError, InvalidStateError, LimitOverrunError
 
 cdef extern from "Python.h":
     Py_ssize_t PyNumber_AsSsize_t(object number, PyObject *overflow) except? -1
@@ -35,9 +45,6 @@ cdef extern from "Python.h":
     char *PyByteArray_AS_STRING(object array)
     Py_ssize_t PyByteArray_GET_SIZE(object array)
     int PySequence_DelSlice(object sequence, Py_ssize_t start, Py_ssize_t end) except -1
-
-cdef extern from "aiouring_await.h":
-    bint aiouring_is_task_wakeup(object callback)
 
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t haystack_length, const void *needle, size_t needle_length)
@@ -52,33 +59,14 @@ cdef enum:
     NEXT                                # a line of `async for`
     MORE                                # that something came: asyncio's _wait_for_data()
 
-cdef enum:
-    NEW
-    WAITING
-    WOKEN                               # its task will run
-    CANCELLED
-    OVER
-
 cdef tuple NAMES = ("read", "read", "readexactly", "readuntil", "readline", "__anext__", "_wait_for_data")
 # asyncio's readline() waits inside its readuntil(), and errors name that.
 cdef tuple WAITING_NAMES = ("read", "read", "readexactly", "readuntil", "readuntil", "readuntil", "read")
 cdef tuple NEWLINE = (b"\n",)
-cdef tuple WOKEN_ARGUMENTS = (done_future(),)
-
-
-cdef object done_future():
-    """What a native task is woken with: it asks only whether the wait went well, and asks asyncio's own future without a call."""
-    class NoLoop:
-        def get_debug(self):
-            return False
-
-    future = Future(loop=NoLoop())
-    future.set_result(None)
-    return future
 
 
 @cython.final
-cdef class ReadOperation(Awaitable):
+cdef class ReadOperation(AwaitableFuture):
     """One call of a reader's read methods. Await it once."""
 
     def __repr__(self):
@@ -88,9 +76,6 @@ cdef class ReadOperation(Awaitable):
     cdef str name(self):
         return "StreamReader." + NAMES[self.kind]
 
-    cdef bint started(self) noexcept:
-        return self.state != NEW
-
     def __dealloc__(self):
         if self.state == NEW:
             warn_never_awaited("StreamReader." + NAMES[self.kind])
@@ -99,11 +84,11 @@ cdef class ReadOperation(Awaitable):
 
     cdef int step(self, object value, PyObject **result) except -1:
         cdef bytes answer
-        cdef int state = self.state
-        if state == WOKEN and self.value is not None:
+        cdef awaitable_state state = self.state
+        if state == FINISHED and self.value is not None:
             answer, self.value = self.value, None
             self.reader.direct = None
-        elif state == NEW or state == WOKEN:
+        elif state == NEW or state == FINISHED:
             self.state = OVER           # also if it raises
             answer = self.first_attempt() if state == NEW else self.next_attempt()
             if answer is None:
@@ -146,93 +131,27 @@ cdef class ReadOperation(Awaitable):
 
     # -- the future -------------------------------------------------------------------------------------------------------------------
 
-    @property
-    def _asyncio_future_blocking(self):
-        # None while it is only a coroutine: asyncio.ensure_future() and wait_for() must make a task of it and not wait for it as it is.
-        if self.state == NEW or self.state == OVER:
-            return None
-        return self.blocking
-
-    @_asyncio_future_blocking.setter
-    def _asyncio_future_blocking(self, bint value):
-        self.blocking = value
-
-    @property
-    def _loop(self):
-        # asyncio asks this when there is no get_loop(), and gets it with one call less.
+    cdef object event_loop(self):
         return None if self.reader is None else self.reader.event_loop
 
-    def done(self):
-        """Whether the wait has ended."""
-        return self.state != NEW and self.state != WAITING
-
-    def cancelled(self):
-        """Whether the wait was cancelled."""
-        return self.state == CANCELLED
-
-    def result(self):
-        """None: what was read is the result of the await, not of the wait."""
-        if self.state == CANCELLED:
-            raise self._make_cancelled_error()
-        if self.state == NEW or self.state == WAITING:
-            raise InvalidStateError("Result is not set.")
-
-    def exception(self):
-        """None, for the same reason."""
-        self.result()
-
-    def _make_cancelled_error(self):
-        return CancelledError() if self.cancel_message is None else CancelledError(self.cancel_message)
-
-    def add_done_callback(self, callback, *, context=None):
-        """Call `callback(self)` by call_soon when the wait ends."""
-        if self.state != WAITING:
-            schedule(self.reader, callback, self, context)
-        elif self.callback is None:
-            self.callback = callback
-            self.context = context
+    cdef int schedule(self, object callback, tuple args, object context) except -1:
+        if self.reader is None:
+            raise InvalidStateError("The call is over.")
+        if self.reader.loop is not None:
+            self.reader.loop.add_ready(callback, args, context)
         else:
-            if self.more_callbacks is None:
-                self.more_callbacks = []
-            self.more_callbacks.append((callback, context))
-
-    def remove_done_callback(self, callback):
-        """Take back add_done_callback(). Returns how many were removed."""
-        cdef list kept
-        cdef Py_ssize_t count = 0
-        if self.callback is not None and self.callback == callback:
-            self.callback = self.context = None
-            count = 1
-        if self.more_callbacks:
-            kept = [pair for pair in self.more_callbacks if pair[0] != callback]
-            count += len(self.more_callbacks) - len(kept)
-            self.more_callbacks = kept
-        return count
+            self.reader.event_loop.call_soon(callback, *args, context=context)
+        return 0
 
     def cancel(self, msg=None):
         """End the wait; its task gets CancelledError. False: it has ended already."""
         if self.state != WAITING:
             return False
         self.cancel_message = msg
-        self.state = CANCELLED
         if self.reader.waiter is self:
             self.reader.waiter = None
-        self.schedule_callbacks()
+        self.wake(CANCELLED)
         return True
-
-    cdef int wake(self) except -1:
-        self.state = WOKEN
-        return self.schedule_callbacks()
-
-    cdef int schedule_callbacks(self) except -1:
-        callback, context, more = self.callback, self.context, self.more_callbacks
-        self.callback = self.context = self.more_callbacks = None
-        if callback is not None:
-            schedule(self.reader, callback, self, context)
-        if more is not None:
-            for callback, context in more:
-                schedule(self.reader, callback, self, context)
-        return 0
 
     # -- the reading ------------------------------------------------------------------------------------------------------------------
 
@@ -393,19 +312,6 @@ cdef class ReadOperation(Awaitable):
         return 0
 
 
-cdef int schedule(ReaderCore reader, object callback, ReadOperation operation, object context) except -1:
-    if reader is not None and reader.loop is not None:
-        if operation.state == WOKEN and aiouring_is_task_wakeup(callback):
-            reader.loop.add_ready(callback, WOKEN_ARGUMENTS, context)
-        else:
-            reader.loop.add_ready(callback, (operation,), context)
-    elif reader is not None:
-        reader.event_loop.call_soon(callback, operation, context=context)
-    else:
-        raise InvalidStateError("The call is over.")
-    return 0
-
-
 cdef ReadOperation new_operation(ReaderCore reader, int kind, Py_ssize_t size, object argument):
     cdef ReadOperation operation
     if reader.spare is not None and Py_REFCNT(<PyObject *>reader.spare) == 1:
@@ -556,12 +462,12 @@ cdef class ReaderCore:
             waiter.value = PyBytes_FromStringAndSize(data, length) if whole is None else whole
             self.waiter = None
             self.direct = waiter
-            return waiter.wake()
+            return waiter.wake(FINISHED)
         self.append(data, length)
         if not waiter.enough():
             return 0                    # a task that would run now would only wait again, and resume what we had paused
         self.waiter = None
-        waiter.wake()
+        waiter.wake(FINISHED)
         return self.pause_if_high()
 
     cdef int append(self, const char *data, Py_ssize_t length) except -1:
@@ -596,7 +502,7 @@ cdef class ReaderCore:
         if waiter is not None:
             self.waiter = None
             waiter.error = error
-            waiter.wake()
+            waiter.wake(FINISHED)
         return 0
 
     cdef int pause_if_high(self) except -1:
@@ -642,6 +548,3 @@ cdef class ProtocolCore(DirectProtocol):
         reader = self._stream_reader
         if reader is not None:
             reader.feed_data(data)
-
-
-aiouring_set_send(ReadOperation, send_to)

@@ -16,14 +16,14 @@ operation of any loop, as long as there are few.
 """
 
 cimport cython
-from libc.errno cimport EBADF, EINTR, ENOTCONN
+from libc.errno cimport EBADF, ENOTCONN
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from aiouring._loop cimport LoopCore
 from aiouring._prep cimport prep_read, prep_send
-from aiouring._sockop cimport ABANDONED, WAITING, SocketOperation
-from aiouring.uapi cimport ECANCELED, io_uring_sqe
+from aiouring._sockop cimport SocketOperation
+from aiouring.uapi cimport io_uring_sqe
 
 import io
 import os
@@ -39,8 +39,6 @@ cdef enum:
     # as long on AMD's Zen 3 and 4 ("rep movsb"), and that is just where malloc() puts a large block: 16 bytes behind a page's beginning.
     PIECE_ALIGNMENT = 4096
     FREE_PIECES_MAX = 64
-    TAG_READ = 1
-    TAG_SEND = 2
 
 cdef object FILE_OFFSET_MAX = 2**63 - 1
 
@@ -85,19 +83,19 @@ cdef class Sendfile(SocketOperation):
     cdef object failure
 
     cdef str name(self):
-        return "sock_sendfile"
+        return "Loop.sock_sendfile"
 
     cdef int start(self) except -1:
         self.attach()
         self.piece = take_piece()
         return self.submit()
 
-    # Begin what comes next, or end: at the start and after each CQE. One request is in flight.
+    # Begin what comes next, or end: at the start and after each CQE. One request is in flight: with a filled piece its SEND, else its READ.
     cdef int submit(self) except -1:
         if self.failure is not None:
             return self.fail(self.failure)
-        if self.cancel_requested or self.socket_closed or self.state == ABANDONED:
-            return self.again()         # knows which of them it was
+        if self.socket_closed or not self.wanted():
+            return self.again()         # knows which of them it is
         if self.filled:
             return self.begin_send()
         if self.left == 0 or self.file_ended:
@@ -112,55 +110,34 @@ cdef class Sendfile(SocketOperation):
         cdef uint32_t size = PIECE_BYTES
         if 0 <= self.left < PIECE_BYTES:
             size = <uint32_t>self.left
-        sqe = self.loop.ops.begin(self, Sendfile.piece_complete, TAG_READ)
+        sqe = self.loop.ops.begin(self, Sendfile.complete, 0)
         prep_read(sqe, self.file_fd, self.piece, size, <uint64_t>self.offset)
         self.request = sqe.user_data
         return 0
 
     cdef int begin_send(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Sendfile.piece_complete, TAG_SEND)
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Sendfile.complete, 0)
         # No MSG_WAITALL: see _sock. No MSG_MORE: it was measured to cost more than the small packet that it saves.
         prep_send(sqe, self.fd, self.piece + self.sent, <uint32_t>(self.filled - self.sent), 0)
         self.request = sqe.user_data
         return 0
 
-    @staticmethod
-    cdef int piece_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
-        cdef Sendfile self = <Sendfile>owner
-        self.request = 0
-        try:
-            if res == -ECANCELED or res == -EINTR:
-                pass                    # submit() begins it again, unless we asked for its end
-            elif res < 0:
-                self.note_failure(-res)
-            elif tag == TAG_READ:
-                self.piece_read(res)
-            else:
-                self.piece_sent(res)
-            self.submit()
-        except BaseException as exc:
-            if self.state == WAITING or self.state == ABANDONED:
-                self.fail(exc)
-            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-                raise
-        return 0
-
-    cdef int piece_read(self, int32_t count) except -1:
-        if count == 0:
+    cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
+        if res < 0:
+            self.note_failure(-res)
+        elif self.filled:
+            self.total_sent += res
+            self.sent += res
+            if self.sent == self.filled:
+                self.filled = self.sent = 0
+        elif res == 0:
             self.file_ended = True
-            return 0
-        self.filled = count
-        self.offset += count
-        if self.left > 0:
-            self.left -= count
-        return 0
-
-    cdef int piece_sent(self, int32_t count) except -1:
-        self.total_sent += count
-        self.sent += count
-        if self.sent == self.filled:
-            self.filled = self.sent = 0
-        return 0
+        else:
+            self.filled = res
+            self.offset += res
+            if self.left > 0:
+                self.left -= res
+        return self.submit()
 
     cdef int note_failure(self, int error) except -1:
         if self.failure is not None:

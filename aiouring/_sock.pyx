@@ -36,10 +36,11 @@ from aiouring._address cimport (
     to_sockaddr,
 )
 from aiouring._loop cimport LoopCore
+from aiouring._operation cimport Operation, note_spare, spare_operation
 from aiouring._prep cimport prep_poll_add, prep_recv, prep_recv_buffer, prep_recvmsg, prep_send, prep_sendmsg
 from aiouring._ring cimport BufferRing
 from aiouring._sockconn cimport accept_operation, connect_operation, poll_operation
-from aiouring._sockop cimport WAITING, SocketOperation, SocketUse, socket_family
+from aiouring._sockop cimport SocketOperation, SocketUse, socket_family
 from aiouring.uapi cimport IORING_CQE_F_BUFFER, io_uring_sqe
 
 import asyncio
@@ -70,6 +71,9 @@ cdef enum:
     REQUEST_BYTES_MAX = 0x7FFFF000  # the kernel's own limit for one read or write
 
 cdef double ROOM_RETRY_SECONDS = 0.001
+
+cdef list spare_receives = []
+cdef list spare_sends = []
 
 
 # -- receiving --------------------------------------------------------------------------------------------------------------------------
@@ -129,7 +133,7 @@ cdef class ReceiveOperation(SocketOperation):
         return isinstance(error, OSError) and self.keep_item(error)
 
     cdef bint wants_kept(self) noexcept:
-        return self.use is not None and self.use.received is not None and self.state == WAITING and not self.cancel_requested
+        return self.use is not None and self.use.received is not None and self.wanted()
 
     cdef int again(self) except -1:
         if self.wants_kept():
@@ -164,7 +168,7 @@ cdef class Recv(ReceiveOperation):
     cdef bint no_buffers
 
     cdef str name(self):
-        return "sock_recv"
+        return "Loop.sock_recv"
 
     cdef int start(self) except -1:
         self.attach()
@@ -189,14 +193,14 @@ cdef class Recv(ReceiveOperation):
         cdef bint stream = use is not None and use.kind == SOCK_STREAM
         if self.size > RECV_DIRECT_MAX and stream and not use.bulk and not self.no_buffers:
             buffers = self.loop.get_stream_buffers()
-            sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+            sqe = self.loop.ops.begin(self, Operation.complete, 0)
             self.buffers = buffers
             prep_recv_buffer(sqe, self.fd, <uint32_t>min(self.size, <Py_ssize_t>buffers.buffer_size), buffers.group)
         else:
             if self.data == NULL:
                 self.data_size = min(self.size, RECV_BULK_MAX if stream else REQUEST_BYTES_MAX)
                 self.data = new_bytes(NULL, self.data_size)
-            sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+            sqe = self.loop.ops.begin(self, Operation.complete, 0)
             prep_recv(sqe, self.fd, bytes_memory(self.data), <uint32_t>self.data_size, 0)
         self.request = sqe.user_data
         return 0
@@ -234,6 +238,13 @@ cdef class Recv(ReceiveOperation):
 
     cdef void release(self) noexcept:
         Py_CLEAR(self.data)
+
+    cdef void taken(self) noexcept:
+        if not self.socket_closed:
+            self.use = None
+            self.argument = self.buffers = None
+            self.no_buffers = False
+            note_spare(spare_receives, self)
 
     def __dealloc__(self):
         Py_CLEAR(self.data)
@@ -275,7 +286,7 @@ cdef class BufferReceive(ReceiveOperation):
 @cython.final
 cdef class RecvInto(BufferReceive):
     cdef str name(self):
-        return "sock_recv_into"
+        return "Loop.sock_recv_into"
 
     cdef int start(self) except -1:
         self.attach()
@@ -292,7 +303,7 @@ cdef class RecvInto(BufferReceive):
         return True
 
     cdef int submit(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Operation.complete, 0)
         prep_recv(sqe, self.fd, self.view.buf, <uint32_t>min(self.view.len, REQUEST_BYTES_MAX), 0)
         self.request = sqe.user_data
         return 0
@@ -319,7 +330,7 @@ cdef class MessageReceive(BufferReceive):
         self.header.msg_iovlen = 1
         self.header.msg_name = &self.address
         self.header.msg_namelen = sizeof(sockaddr_storage)
-        sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+        sqe = self.loop.ops.begin(self, Operation.complete, 0)
         prep_recvmsg(sqe, self.fd, &self.header, 0)
         self.request = sqe.user_data
         return 0
@@ -335,7 +346,7 @@ cdef class RecvFrom(MessageReceive):
     cdef PyObject *data
 
     cdef str name(self):
-        return "sock_recvfrom"
+        return "Loop.sock_recvfrom"
 
     cdef int start(self) except -1:
         self.attach()
@@ -380,7 +391,7 @@ cdef class RecvFromInto(MessageReceive):
     cdef Py_ssize_t size
 
     cdef str name(self):
-        return "sock_recvfrom_into"
+        return "Loop.sock_recvfrom_into"
 
     cdef int start(self) except -1:
         self.attach()
@@ -436,7 +447,7 @@ cdef class SendOperation(SocketOperation):
         cdef io_uring_sqe *sqe
         if not self.polling:
             return self.submit_send(0 if self.kind() == SOCK_STREAM else MSG_DONTWAIT)
-        sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+        sqe = self.loop.ops.begin(self, Operation.complete, 0)
         prep_poll_add(sqe, self.fd, POLLOUT)
         self.request = sqe.user_data
         return 0
@@ -494,7 +505,7 @@ cdef class SendAll(SendOperation):
     cdef Py_ssize_t sent
 
     cdef str name(self):
-        return "sock_sendall"
+        return "Loop.sock_sendall"
 
     cdef int start(self) except -1:
         self.attach()
@@ -502,7 +513,7 @@ cdef class SendAll(SendOperation):
         return self.submit()
 
     cdef int submit_send(self, uint32_t msg_flags) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Operation.complete, 0)
         prep_send(sqe, self.fd, <char *>self.view.buf + self.sent, <uint32_t>min(self.view.len - self.sent, REQUEST_BYTES_MAX), msg_flags)
         self.request = sqe.user_data
         return 0
@@ -512,6 +523,12 @@ cdef class SendAll(SendOperation):
         if self.sent < self.view.len:
             return self.again()
         return self.finish(None)
+
+    cdef void taken(self) noexcept:
+        if not self.socket_closed:
+            self.use = None
+            self.sent = 0
+            note_spare(spare_sends, self)
 
 
 @cython.final
@@ -524,7 +541,7 @@ cdef class SendTo(SendOperation):
     cdef object resolving           # the executor's future while a host name is looked up
 
     cdef str name(self):
-        return "sock_sendto"
+        return "Loop.sock_sendto"
 
     cdef int start(self) except -1:
         self.attach()
@@ -564,7 +581,7 @@ cdef class SendTo(SendOperation):
         self.header.msg_iovlen = 1
         self.header.msg_name = &self.address
         self.header.msg_namelen = self.address_length
-        sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+        sqe = self.loop.ops.begin(self, Operation.complete, 0)
         prep_sendmsg(sqe, self.fd, &self.header, msg_flags)
         self.request = sqe.user_data
         return 0
@@ -601,7 +618,9 @@ class SockMixin:
 
         Cancelling loses nothing: what has not been returned comes with the next sock_* receive on this socket object.
         """
-        cdef Recv operation = Recv.__new__(Recv)
+        cdef Recv operation = <Recv>spare_operation(spare_receives)
+        if operation is None:
+            operation = Recv.__new__(Recv)
         operation.loop = <LoopCore>self
         operation.sock = sock
         operation.argument = n
@@ -650,7 +669,9 @@ class SockMixin:
 
         `data` is locked against resizing, and must not be changed, until then.
         """
-        cdef SendAll operation = SendAll.__new__(SendAll)
+        cdef SendAll operation = <SendAll>spare_operation(spare_sends)
+        if operation is None:
+            operation = SendAll.__new__(SendAll)
         operation.loop = <LoopCore>self
         operation.sock = sock
         operation.data = data

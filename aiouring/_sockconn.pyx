@@ -14,8 +14,9 @@ from posix.unistd cimport close as posix_close
 from aiouring._address cimport AF_UNIX, from_sockaddr, knows_family, sockaddr_storage, socklen_t, to_sockaddr
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport TAG_RETURNS_FD
+from aiouring._operation cimport Operation
 from aiouring._prep cimport prep_accept, prep_connect, prep_poll_add
-from aiouring._sockop cimport ABANDONED, WAITING, SocketOperation
+from aiouring._sockop cimport SocketOperation
 from aiouring.uapi cimport EALREADY, io_uring_sqe
 
 import socket
@@ -39,7 +40,7 @@ cdef class Connect(SocketOperation):
     cdef bint polling
 
     cdef str name(self):
-        return "sock_connect"
+        return "Loop.sock_connect"
 
     cdef int start(self) except -1:
         self.attach()
@@ -49,7 +50,7 @@ cdef class Connect(SocketOperation):
         return self.loop.submit_now()
 
     cdef int submit(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Operation.complete, 0)
         if self.polling:
             prep_poll_add(sqe, self.fd, POLLOUT)
         else:
@@ -79,7 +80,7 @@ cdef class Accept(SocketOperation):
     cdef socklen_t address_length
 
     cdef str name(self):
-        return "sock_accept"
+        return "Loop.sock_accept"
 
     cdef int start(self) except -1:
         self.attach()
@@ -97,12 +98,12 @@ cdef class Accept(SocketOperation):
         return True
 
     cdef int again(self) except -1:
-        if self.state == WAITING and not self.cancel_requested and self.finish_kept():
+        if self.wanted() and self.finish_kept():
             return 0
         return SocketOperation.again(self)
 
     cdef int submit(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, TAG_RETURNS_FD)
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Operation.complete, TAG_RETURNS_FD)
         self.address_length = sizeof(sockaddr_storage)
         prep_accept(sqe, self.fd, &self.address, &self.address_length, SOCK_CLOEXEC | SOCK_NONBLOCK)
         self.request = sqe.user_data
@@ -154,14 +155,14 @@ cdef class PollOperation(SocketOperation):
     cdef tuple args
 
     cdef str name(self):
-        return self.caller
+        return "Loop." + self.caller
 
     cdef int start(self) except -1:
         self.attach()
         return self.submit() if self.poll_first else self.attempt()
 
     cdef int submit(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, SocketOperation.complete, 0)
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Operation.complete, 0)
         prep_poll_add(sqe, self.fd, <uint32_t>self.mask)
         self.request = sqe.user_data
         return 0
@@ -169,7 +170,7 @@ cdef class PollOperation(SocketOperation):
     cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
         if res < 0:
             return self.fail_errno(-res)
-        if self.cancel_requested or self.socket_closed or self.state == ABANDONED:
+        if self.socket_closed or not self.wanted():
             return self.again()
         return self.attempt()
 

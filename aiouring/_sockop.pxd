@@ -1,17 +1,7 @@
-# One sock_* call: a coroutine, the future that it waits for, and the owner of its request, in one object. See _sockop.pyx.
-# cimported by: _sock and _sendfile.
+# What all sock_* calls have in common. See _sockop.pyx.
+# cimported by: _sock, _sockconn and _sendfile.
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
-
-from aiouring._loop cimport LoopCore
-
-cdef enum operation_state:
-    NEW             # not awaited yet: nothing was checked, nothing was begun
-    WAITING         # begun; its task waits
-    FINISHED        # `value` or `error` is there, and nobody has taken it yet
-    CANCELLED       # ended by cancel(); CancelledError was not raised yet
-    ABANDONED       # its coroutine was thrown into or closed; the last CQE is still to come
-    OVER
+from aiouring._operation cimport Operation
 
 
 cdef int socket_family(object sock) except -1       # without making an enum member, and for whatever has a fileno()
@@ -29,43 +19,13 @@ cdef class SocketUse:
     cdef int socket_closes(self) except -1
 
 
-cdef class SocketOperation:
-    cdef LoopCore loop
+cdef class SocketOperation(Operation):
     cdef object sock
     cdef SocketUse use              # None for objects that are no socket.socket
     cdef int fd
-    cdef uint64_t request           # 0: none in flight
-    cdef operation_state state
-    cdef bint blocking              # the future protocol's _asyncio_future_blocking
-    cdef bint cancel_requested, socket_closed
-    cdef object value, error, cancel_message
-    cdef object callback, context   # the first done callback, which is the only one as a rule
-    cdef list more_callbacks
-
-    # What each kind of operation provides.
-    cdef str name(self)
-    cdef int start(self) except -1                                      # check the arguments; submit(), or finish() at once
-    cdef int submit(self) except -1                                     # begin the request, also again after a short result
-    cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1   # take a result: finish(), fail() or again()
-    cdef bint keep(self, object result) except -1                       # a result that nobody waits for; False: it cannot be kept
-    cdef bint keep_error(self, object error) except -1
-    cdef int stop(self) except -1                                       # ask for the end of what is in flight
-    cdef bint idle(self) noexcept                                       # nothing is in flight
-    cdef void release(self) noexcept                                    # drop the buffers
+    cdef bint socket_closed
 
     # What the kinds use.
-    @staticmethod
-    cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
     cdef int attach(self) except -1
     cdef int family(self) except -1
     cdef int kind(self) except -1
-    cdef int finish(self, object result) except -1
-    cdef int fail(self, object error) except -1
-    cdef int fail_errno(self, int error) except -1
-    cdef int again(self) except -1
-
-    cdef int finish_cancelled(self) except -1
-    cdef int stop_from_anywhere(self) except -1
-    cdef int abandon(self) except -1
-    cdef int wake(self) except -1
-    cdef int over(self) except -1

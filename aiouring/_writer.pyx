@@ -9,7 +9,7 @@ when it does not, or when there is an error to raise, asyncio's own drain() runs
 cimport cython
 from cpython.ref cimport Py_INCREF, PyObject
 
-from aiouring._awaitable cimport AIOURING_RETURN, Awaitable, aiouring_set_send, send_to, warn_never_awaited
+from aiouring._awaitable cimport AIOURING_RETURN, Awaitable, warn_never_awaited
 from aiouring._reader cimport ProtocolCore, ReaderCore
 from aiouring._stream cimport StreamCore
 
@@ -143,6 +143,3 @@ cdef class WriterCore:
         if protocol._paused or protocol._connection_lost:
             return False
         return self._reader is None or isinstance(self._reader, ReaderCore) and (<ReaderCore>self._reader)._exception is None
-
-
-aiouring_set_send(DrainOperation, send_to)

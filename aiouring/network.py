@@ -73,7 +73,7 @@ class NetworkMixin(_Base):
     def __init__(self) -> None:
         super().__init__()
         # Descriptors that transports use, besides those that LoopCore knows of: add_reader() and sock_recv() on them would steal bytes.
-        self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._transports = weakref.WeakValueDictionary()
         self._listeners: dict[int, Listener] = {}
         self._unix_server_files: dict[socket.socket, tuple[int, int]] = {}
 

@@ -1,6 +1,6 @@
 /* What awaitables of ours need of C.
  *
- * am_send: `await` then gets a result without a StopIteration that carries it. Cython fills the slot for its own coroutines alone, so a class
+ * am_send: `await` then gets a result without a StopIteration that carries it. Cython fills the slot for its own coroutines alone, so the class
  * says at import which function is its own.
  */
 #ifndef AIOURING_AWAIT_H

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import select
 import socket
 import ssl
 import struct
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import aiouring
 
 from .sockets import Pair, receive_exactly, started
 
@@ -327,6 +331,69 @@ def test_calls_are_coroutines(loop: asyncio.AbstractEventLoop, pair: Pair) -> No
     closed: Any = loop.sock_recv(left, 10)
     closed.close()
     del closed
+
+
+def test_an_operation_serves_again_only_when_nobody_has_it(loop: asyncio.AbstractEventLoop, pair: Pair) -> None:
+    left, right = pair
+
+    async def main() -> None:
+        kept: list[Any] = []
+        for number in range(200):
+            send: Any = loop.sock_sendall(left, b"%d" % number)
+            receive: Any = loop.sock_recv(right, 100)
+            assert not any(send is other or receive is other for other in kept)
+            await send
+            assert await receive == b"%d" % number
+            if number % 3 == 0:
+                kept += [send, receive]
+        for call in kept:
+            assert not call.cancel()
+            with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+                await call
+            with pytest.raises(asyncio.InvalidStateError):
+                call.add_done_callback(print)
+
+    loop.run_until_complete(main())
+
+
+def test_operations_that_may_serve_again_keep_no_loop_alive(pair: Pair) -> None:
+    left, right = pair
+
+    async def main() -> weakref.ref[asyncio.AbstractEventLoop]:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(left, b"x")
+        await loop.sock_recv(right, 1)
+        return weakref.ref(loop)
+
+    gone = aiouring.run(main())
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_task_in_python_waits_for_calls(loop: asyncio.AbstractEventLoop, pair: Pair) -> None:
+    """asyncio's task without its C half asks the future that it waited for how it ended."""
+    left, right = pair
+    make: Any = asyncio.tasks._PyTask
+
+    async def receive() -> bytes:
+        return await loop.sock_recv(left, 10)
+
+    async def main() -> None:
+        task = make(receive(), loop=loop)
+        await asyncio.sleep(0)
+        await loop.sock_sendall(right, b"x")
+        assert await task == b"x"
+        task = make(receive(), loop=loop)
+        await asyncio.sleep(0)
+        task.cancel("no more")
+        with pytest.raises(asyncio.CancelledError, match="no more"):
+            await task
+        right.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        right.close()
+        with pytest.raises(ConnectionResetError):
+            await make(receive(), loop=loop)
+
+    loop.run_until_complete(main())
 
 
 # -- sends that wait ------------------------------------------------------------------------------------------------------------------------
