@@ -81,6 +81,8 @@ def run_rows(
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    if options.rounds is not None and options.rounds < 1 or options.seconds is not None and not options.seconds > 0:
+        raise SystemExit("--rounds and --seconds are positive")
     chosen = rows.select(options.only)
     if not chosen:
         raise SystemExit(f"--only {options.only}: no row has that in its name; --list names them")
