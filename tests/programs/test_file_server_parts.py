@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from aiouring import fs
+from aiouring._beneath import open_beneath_now
 from examples.file_server import conditions
 from examples.file_server.cache import Cache, Entry
 from examples.file_server.clock import Clock
@@ -44,8 +46,11 @@ class Resolvers:
         finally:
             os.close(fd)
 
+    def kernels(self, path: bytes, flags: int) -> int:
+        return open_beneath_now(path, flags, 0, self.files._root_fd)
+
     def both(self, path: bytes, flags: int) -> tuple[tuple[int, int] | int, tuple[int, int] | int]:
-        return self._outcome(self.files._by_openat2, path, flags), self._outcome(self.files._by_walking, path, flags)
+        return self._outcome(self.kernels, path, flags), self._outcome(self.files._by_walking, path, flags)
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +137,10 @@ def test_walking_leaves_no_descriptor_open(resolvers: Resolvers) -> None:
 
 
 async def test_where_the_kernel_lacks_openat2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Files, path: bytes, flags: int) -> int:
+    async def refuse(path: bytes, flags: int, *, dir_fd: int) -> int:
         raise OSError(errno.ENOSYS, "no such call")
 
-    monkeypatch.setattr(Files, "_by_openat2", refuse)
+    monkeypatch.setattr(fs, "open_beneath", refuse)
     tmp_path.joinpath("root").mkdir()
     tmp_path.joinpath("root", "file").write_bytes(b"here")
     tmp_path.joinpath("root", "link").symlink_to("file")
