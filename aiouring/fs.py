@@ -168,9 +168,9 @@ async def readlink(path: Any, *, dir_fd: int | None = None) -> Any:
 async def open_beneath(path: StrOrBytesPath, flags: int = os.O_RDONLY, mode: int = 0o777, *, dir_fd: int) -> int:
     """A new descriptor of what `path` names below the folder `dir_fd`, whatever is in the path: for paths that come from somebody else.
 
-    No "..", no symbolic link and no rename that happens meanwhile leads out of the folder, and nothing absolute leads anywhere, not even into it: all
-    that is an OSError with EXDEV. `flags` and `mode` are os.open()'s; with os.O_PATH one can look at a thing before opening it for reading. The descriptor
-    is not inherited. Cancelled, it leaves no descriptor open.
+    No "..", no symbolic link and no rename that happens meanwhile leads out of the folder, and nothing absolute leads anywhere, not even into it:
+    all that is an OSError with EXDEV. `flags` and `mode` are os.open()'s; with os.O_PATH one can look at a thing before opening it for reading.
+    The descriptor is not inherited. Cancelled, it leaves no descriptor open.
 
     An OPENAT2 request with RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS; on other loops openat2(2) in the executor.
     """

@@ -235,11 +235,3 @@ def test_auditing(folder: int) -> None:
     finally:
         active = False
     assert heard == [("sub/file", None, os.O_CLOEXEC)]
-
-
-def test_nobody_waits_for_it() -> None:
-    async def main() -> None:
-        with pytest.warns(RuntimeWarning, match="never awaited"):
-            fs.open_beneath("file", dir_fd=0)
-
-    aiouring.run(main())
