@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import aiouring
 from aiouring import fs
 
 T = TypeVar("T")
@@ -154,7 +155,8 @@ class Files:
         for _ in range(TRIES):
             if status.size > body_bytes_max:
                 break
-            body = await _in_thread(lambda: _read_all(file.fileno(), status.size))
+            reader = await aiouring.open(file.fileno(), "rb", 0, closefd=False)
+            body = await reader.pread(status.size, 0)  # less than that only where the file has become shorter
             before, status = status, Status.of(await fs.stat(file.fileno()))
             if status == before and len(body) == status.size:
                 file.close()
@@ -283,14 +285,3 @@ def _steps(path: bytes) -> list[bytes]:
     if path.endswith(b"/"):
         names.append(b".")
     return names[::-1]
-
-
-def _read_all(fd: int, size: int) -> bytes:
-    """`size` bytes from the beginning, or fewer where the file ends before."""
-    body = os.pread(fd, size, 0)
-    while len(body) < size:
-        more = os.pread(fd, size - len(body), len(body))
-        if not more:
-            break
-        body += more
-    return body

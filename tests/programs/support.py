@@ -91,7 +91,7 @@ def _stand_in_folder() -> str:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     package = Path(folder, "aiouring")
     package.mkdir()
-    package.joinpath("__init__.py").write_text(f"{_STAND_IN}\n__path__.append({str(REPOSITORY / 'aiouring')!r})\n")
+    package.joinpath("__init__.py").write_text(f"{_STAND_IN}\n__path__.append({str(REPOSITORY / 'aiouring')!r})\nfrom aiouring.files import open\n")
     return folder
 
 

@@ -165,25 +165,21 @@ async def test_where_the_kernel_lacks_openat2(tmp_path: Path, monkeypatch: pytes
         files.close()
 
 
-async def test_a_file_that_is_written_to_all_the_time(tmp_path: Path) -> None:
+async def test_a_file_that_is_written_to_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its body cannot be taken whole, so the open file is handed out, with the state that it was last seen in."""
     path = tmp_path / "busy"
     path.write_bytes(b"x" * 1000)
     files = Files(tmp_path)
-    original, count = os.pread, 0
+    ask, times = fs.stat, iter(range(100))
 
-    def pread_and_change(fd: int, size: int, offset: int) -> bytes:
-        nonlocal count
-        count += 1
-        data = original(fd, size, offset)
-        os.utime(path, ns=(count, count))
-        return data
+    async def change_and_ask(fd: int) -> os.stat_result:
+        os.utime(path, ns=(0, next(times)))
+        return await ask(fd)
 
-    os.pread = pread_and_change  # type: ignore[assignment]
+    monkeypatch.setattr(fs, "stat", change_and_ask)
     try:
         found = await files.load(b"busy", 10_000)
     finally:
-        os.pread = original
         files.close()
     assert found.body is None
     assert found.file is not None
