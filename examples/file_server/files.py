@@ -1,10 +1,12 @@
 """All access to the served folder: opening what a path names without ever leaving the folder, reading it, listing folders.
 
-Called by `folder` and `listing`. Everything that could wait for a disk runs in worker threads, never in the loop's.
+Called by `folder`. What the kernel has a request for goes through the loop's ring (aiouring.fs), the rest runs in worker threads: nothing here
+waits in the loop's thread.
 
 A path is resolved by the kernel with openat2(RESOLVE_BENEATH): no "..", no symbolic link and no rename that happens meanwhile leads out of the
-root, and absolute links lead nowhere. Where that call is refused (an old seccomp profile) we walk from folder to folder ourselves, by the same
-rules. Either way what was checked is the descriptor that is served from: between check and use there is no name that could change.
+root, and absolute links lead nowhere. Where that call is refused (a loop without io_uring under an old seccomp profile) we walk from folder to
+folder ourselves, by the same rules. Either way what was checked is the descriptor that is served from: between check and use there is no
+name that could change.
 
 Who owns what: an OpenFile owns its descriptor; who gets one closes it.
 """
@@ -12,7 +14,7 @@ Who owns what: an OpenFile owns its descriptor; who gets one closes it.
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import contextlib
 import errno
 import os
 import stat
@@ -21,24 +23,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import aiouring
+from aiouring import fs
+
 T = TypeVar("T")
 
 LINKS_MAX = 40  # the kernel's own limit for symbolic links in one path
 TRIES = 5
 
-_OPENAT2 = 437
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_BENEATH = 0x08
 # Without waiting: opening a named pipe would wait for somebody who writes into it. Not as a controlling terminal.
 _TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _TO_LOOK_AT = os.O_PATH | os.O_CLOEXEC
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_TO_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +117,7 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self._root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._open_beneath = self._by_openat2
-        try:
-            os.close(self._by_openat2(b".", _TO_LOOK_AT))
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EPERM):
-                raise
-            self._open_beneath = self._by_walking
+        self._kernel_refuses = False
 
     def close(self) -> None:
         fd, self._root_fd = self._root_fd, -1
@@ -139,79 +129,88 @@ class Files:
 
         Raises FileNotFoundError, NotADirectoryError, PermissionError, NotServed, and OSError with EXDEV for a path that leads out of the root.
         """
-        return await self._in_thread(lambda: self._load(path, body_bytes_max, known))
-
-    async def entries(self, path: bytes, count_max: int, *, dot_files: bool) -> tuple[list[FolderEntry], bool]:
-        """What of a folder can be served, in no order, and whether there is more than `count_max`. Raises as load()."""
-        return await self._in_thread(lambda: self._entries(path, count_max, dot_files))
-
-    @staticmethod
-    async def _in_thread(function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(None, function)
-
-    # -- in a worker thread
-
-    def _load(self, path: bytes, body_bytes_max: int, known: Status | None) -> Loaded:
         # Looked at before it is opened: to open a pipe or a device can do something to it.
-        fd = self._open_beneath(path or b".", _TO_LOOK_AT)
+        fd = await self._open(path, _TO_LOOK_AT)
         try:
-            status = Status.of(os.fstat(fd))
+            status = Status.of(await fs.stat(fd))
         finally:
             os.close(fd)
         if status.is_folder or status == known:
             return Loaded(status)
         if not status.is_regular:
             raise NotServed(errno.EACCES, "not a regular file")
-        file = OpenFile(self._open_beneath(path, _TO_READ))
+        file = OpenFile(await self._open(path, _TO_READ))
         try:
             os.set_blocking(file.fileno(), True)
-            return self._read(file, body_bytes_max)
+            return await self._read(file, body_bytes_max)
         except BaseException:
             file.close()
             raise
 
     @staticmethod
-    def _read(file: OpenFile, body_bytes_max: int) -> Loaded:
-        status = Status.of(os.fstat(file.fileno()))
+    async def _read(file: OpenFile, body_bytes_max: int) -> Loaded:
+        status = Status.of(await fs.stat(file.fileno()))
         if not status.is_regular:
             raise NotServed(errno.EACCES, "not a regular file")  # another file by now than the one that was looked at
-        if status.size > body_bytes_max:
-            return Loaded(status, file=file)
         for _ in range(TRIES):
-            body = _read_all(file.fileno(), status.size)
-            before, status = status, Status.of(os.fstat(file.fileno()))
+            if status.size > body_bytes_max:
+                break
+            reader = await aiouring.open(file.fileno(), "rb", 0, closefd=False)
+            body = await reader.pread(status.size, 0)  # less than that only where the file has become shorter
+            before, status = status, Status.of(await fs.stat(file.fileno()))
             if status == before and len(body) == status.size:
                 file.close()
                 return Loaded(status, body)
-            if status.size > body_bytes_max:
-                return Loaded(status, file=file)
-        # Somebody writes to it all the time. What is sent from the open file is at least as long as announced, or ends the connection.
+        # It is large, or somebody writes to it all the time. What is sent from the open file is as long as announced, or ends the connection.
         return Loaded(status, file=file)
 
-    def _entries(self, path: bytes, count_max: int, dot_files: bool) -> tuple[list[FolderEntry], bool]:
-        fd = self._open_beneath(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    async def entries(self, path: bytes, count_max: int, *, dot_files: bool) -> tuple[list[FolderEntry], bool]:
+        """What of a folder can be served, in no order, and whether there is more than `count_max`. Raises as load()."""
+        fd = await self._open(path, _TO_LIST)
         try:
-            found: list[FolderEntry] = []
-            with os.scandir(fd) as names:
-                for item in names:
-                    name = os.fsencode(item.name)
-                    if name.startswith(b".") and not dot_files:
-                        continue
-                    if len(found) == count_max:
-                        return found, True
-                    status = self._status_of_entry(path, name, item)
-                    if status is not None and (status.is_folder or status.is_regular):
-                        found.append(FolderEntry(name, status.is_folder, status.size, status.modified_ns))
-            return found, False
+            return await _in_thread(lambda: self._entries(fd, path, count_max, dot_files))
         finally:
             os.close(fd)
+
+    async def _open(self, path: bytes, flags: int) -> int:
+        if not self._kernel_refuses:
+            try:
+                return await fs.open_beneath(path or b".", flags, dir_fd=self._root_fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.EPERM) or await self._kernel_resolves():
+                    raise
+        return await _in_thread(lambda: self._by_walking(path, flags), os.close)
+
+    async def _kernel_resolves(self) -> bool:
+        """Whether the kernel refuses a path, and not the call."""
+        try:
+            os.close(await fs.open_beneath(b".", _TO_LOOK_AT, dir_fd=self._root_fd))
+        except OSError:
+            self._kernel_refuses = True
+        return not self._kernel_refuses
+
+    # -- in a worker thread
+
+    def _entries(self, folder_fd: int, path: bytes, count_max: int, dot_files: bool) -> tuple[list[FolderEntry], bool]:
+        found: list[FolderEntry] = []
+        with os.scandir(folder_fd) as names:
+            for item in names:
+                name = os.fsencode(item.name)
+                if name.startswith(b".") and not dot_files:
+                    continue
+                if len(found) == count_max:
+                    return found, True
+                status = self._status_of_entry(path, name, item)
+                if status is not None and (status.is_folder or status.is_regular):
+                    found.append(FolderEntry(name, status.is_folder, status.size, status.modified_ns))
+        return found, False
 
     def _status_of_entry(self, path: bytes, name: bytes, item: os.DirEntry[str]) -> Status | None:
         """None for what has gone since, and for links that lead nowhere or out of the root, of which nothing shall be told."""
         try:
             if not item.is_symlink():
                 return Status.of(item.stat(follow_symlinks=False))
-            fd = self._open_beneath(os.path.join(path, name), _TO_LOOK_AT)
+            fd = self._by_walking(os.path.join(path, name), _TO_LOOK_AT)
             try:
                 return Status.of(os.fstat(fd))
             finally:
@@ -219,22 +218,8 @@ class Files:
         except OSError:
             return None
 
-    # -- without leaving the root
-
-    def _by_openat2(self, path: bytes, flags: int) -> int:
-        how = _OpenHow(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
-        for _ in range(TRIES):
-            fd: int = _libc.syscall(_OPENAT2, self._root_fd, path, ctypes.byref(how), ctypes.sizeof(how))
-            if fd >= 0:
-                return fd
-            number = ctypes.get_errno()
-            # EAGAIN: something was renamed while a ".." of a link was followed, and the kernel cannot tell whether that led out.
-            if number not in (errno.EAGAIN, errno.EINTR):
-                break
-        raise OSError(number, os.strerror(number))
-
     def _by_walking(self, path: bytes, flags: int) -> int:
-        """The same in steps, each from a folder that we hold open to one name in it, following links ourselves."""
+        """As fs.open_beneath(), in steps: each from a folder that we hold open to one name in it, and links are followed here."""
         if path.startswith(b"/"):
             raise OSError(errno.EXDEV, "the path leads out of the root")
         folders = [os.dup(self._root_fd)]
@@ -279,20 +264,24 @@ class Files:
                 os.close(fd)
 
 
+async def _in_thread(function: Callable[[], T], drop: Callable[[T], None] | None = None) -> T:
+    """`drop` gets what comes when nobody waits for it any more."""
+    future = asyncio.get_running_loop().run_in_executor(None, function)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        # Until the function ends, what it works on must not be closed, however often we are told to hurry.
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
+        if not future.cancelled() and future.exception() is None and drop is not None:
+            drop(future.result())
+        raise
+
+
 def _steps(path: bytes) -> list[bytes]:
     """The names of a path, the first one last. A slash at its end asks for a folder, as a dot behind it does."""
     names = [name for name in path.split(b"/") if name]
     if path.endswith(b"/"):
         names.append(b".")
     return names[::-1]
-
-
-def _read_all(fd: int, size: int) -> bytes:
-    """`size` bytes from the beginning, or fewer where the file ends before."""
-    body = os.pread(fd, size, 0)
-    while len(body) < size:
-        more = os.pread(fd, size - len(body), len(body))
-        if not more:
-            break
-        body += more
-    return body

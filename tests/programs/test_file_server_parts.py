@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from aiouring import fs
+from aiouring._beneath import open_beneath_now
 from examples.file_server import conditions
 from examples.file_server.cache import Cache, Entry
 from examples.file_server.clock import Clock
@@ -44,8 +46,11 @@ class Resolvers:
         finally:
             os.close(fd)
 
+    def kernels(self, path: bytes, flags: int) -> int:
+        return open_beneath_now(path, flags, 0, self.files._root_fd)
+
     def both(self, path: bytes, flags: int) -> tuple[tuple[int, int] | int, tuple[int, int] | int]:
-        return self._outcome(self.files._by_openat2, path, flags), self._outcome(self.files._by_walking, path, flags)
+        return self._outcome(self.kernels, path, flags), self._outcome(self.files._by_walking, path, flags)
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +137,10 @@ def test_walking_leaves_no_descriptor_open(resolvers: Resolvers) -> None:
 
 
 async def test_where_the_kernel_lacks_openat2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Files, path: bytes, flags: int) -> int:
+    async def refuse(path: bytes, flags: int, *, dir_fd: int) -> int:
         raise OSError(errno.ENOSYS, "no such call")
 
-    monkeypatch.setattr(Files, "_by_openat2", refuse)
+    monkeypatch.setattr(fs, "open_beneath", refuse)
     tmp_path.joinpath("root").mkdir()
     tmp_path.joinpath("root", "file").write_bytes(b"here")
     tmp_path.joinpath("root", "link").symlink_to("file")
@@ -160,25 +165,21 @@ async def test_where_the_kernel_lacks_openat2(tmp_path: Path, monkeypatch: pytes
         files.close()
 
 
-async def test_a_file_that_is_written_to_all_the_time(tmp_path: Path) -> None:
+async def test_a_file_that_is_written_to_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its body cannot be taken whole, so the open file is handed out, with the state that it was last seen in."""
     path = tmp_path / "busy"
     path.write_bytes(b"x" * 1000)
     files = Files(tmp_path)
-    original, count = os.pread, 0
+    ask, times = fs.stat, iter(range(100))
 
-    def pread_and_change(fd: int, size: int, offset: int) -> bytes:
-        nonlocal count
-        count += 1
-        data = original(fd, size, offset)
-        os.utime(path, ns=(count, count))
-        return data
+    async def change_and_ask(fd: int) -> os.stat_result:
+        os.utime(path, ns=(0, next(times)))
+        return await ask(fd)
 
-    os.pread = pread_and_change  # type: ignore[assignment]
+    monkeypatch.setattr(fs, "stat", change_and_ask)
     try:
         found = await files.load(b"busy", 10_000)
     finally:
-        os.pread = original
         files.close()
     assert found.body is None
     assert found.file is not None
