@@ -40,6 +40,7 @@ CALLS = {
     "is_socket": "fs.is_socket(d + '/file')",
     "is_block_device": "fs.is_block_device(d + '/file')",
     "is_char_device": "fs.is_char_device('/dev/null')",
+    "open_beneath": "fs.open_beneath('file', dir_fd=os.open(d, os.O_PATH))",
     "mkdir": "fs.mkdir(d + '/made')",
     "makedirs": "fs.makedirs(d + '/made/x/y/z')",
     "rmdir": "fs.rmdir(d + '/made/x/y/z')",
