@@ -114,3 +114,38 @@ cdef inline void prep_write(io_uring_sqe *sqe, int fd, const void *data, uint32_
 
 cdef inline void prep_writev(io_uring_sqe *sqe, int fd, const void *iovecs, uint32_t count, uint64_t offset) noexcept nogil:
     prep(sqe, IORING_OP_WRITEV, fd, iovecs, count, offset)
+
+
+cdef inline void prep_readv(io_uring_sqe *sqe, int fd, const void *iovecs, uint32_t count, uint64_t offset) noexcept nogil:
+    prep(sqe, IORING_OP_READV, fd, iovecs, count, offset)
+
+
+# The result is the descriptor. The kernel's first attempt does not wait (O_NONBLOCK), so a FIFO is opened without waiting for its other end
+# unless IOSQE_ASYNC is set.
+cdef inline void prep_openat(io_uring_sqe *sqe, int dir_fd, const char *path, int flags, uint32_t mode) noexcept nogil:
+    prep(sqe, IORING_OP_OPENAT, dir_fd, path, mode, 0)
+    sqe.op_flags = <uint32_t>flags
+
+
+cdef inline void prep_close(io_uring_sqe *sqe, int fd) noexcept nogil:
+    prep(sqe, IORING_OP_CLOSE, fd, NULL, 0, 0)
+
+
+# flags: IORING_FSYNC_DATASYNC, or 0.
+cdef inline void prep_fsync(io_uring_sqe *sqe, int fd, uint32_t flags) noexcept nogil:
+    prep(sqe, IORING_OP_FSYNC, fd, NULL, 0, 0)
+    sqe.op_flags = flags
+
+
+cdef inline void prep_fallocate(io_uring_sqe *sqe, int fd, int mode, uint64_t offset, uint64_t length) noexcept nogil:
+    prep(sqe, IORING_OP_FALLOCATE, fd, <const void *>length, <uint32_t>mode, offset)
+
+
+cdef inline void prep_fadvise(io_uring_sqe *sqe, int fd, uint64_t offset, uint32_t length, int advice) noexcept nogil:
+    prep(sqe, IORING_OP_FADVISE, fd, NULL, length, offset)
+    sqe.op_flags = <uint32_t>advice
+
+
+# 6.9; ask Ring.supports().
+cdef inline void prep_ftruncate(io_uring_sqe *sqe, int fd, uint64_t length) noexcept nogil:
+    prep(sqe, IORING_OP_FTRUNCATE, fd, NULL, 0, length)

@@ -131,6 +131,35 @@ cdef extern from "aiouring_uapi.h" nogil:
         uint32_t nr
         uint32_t resv2
 
+    struct aiouring_statx_timestamp:
+        int64_t tv_sec
+        uint32_t tv_nsec
+
+    struct aiouring_statx:
+        uint32_t stx_mask, stx_blksize
+        uint32_t stx_nlink, stx_uid, stx_gid
+        uint16_t stx_mode
+        uint64_t stx_ino, stx_size, stx_blocks
+        aiouring_statx_timestamp stx_atime, stx_btime, stx_ctime, stx_mtime
+        uint32_t stx_rdev_major, stx_rdev_minor, stx_dev_major, stx_dev_minor
+        uint32_t stx_dio_mem_align, stx_dio_offset_align
+
+    enum:
+        IORING_OP_STATX
+        IORING_OP_RENAMEAT
+        IORING_OP_UNLINKAT
+        IORING_OP_MKDIRAT
+        IORING_OP_SYMLINKAT
+        IORING_OP_LINKAT
+        IORING_OP_FSETXATTR
+        IORING_OP_SETXATTR
+        IORING_OP_FGETXATTR
+        IORING_OP_GETXATTR
+        IORING_OP_READ_FIXED
+        IORING_OP_WRITE_FIXED
+        IORING_REGISTER_BUFFERS2
+        IORING_REGISTER_BUFFERS_UPDATE
+
     enum:
         IORING_OP_NOP
         IORING_OP_READV
@@ -144,8 +173,12 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_OP_ACCEPT
         IORING_OP_ASYNC_CANCEL
         IORING_OP_CONNECT
+        IORING_OP_FALLOCATE
+        IORING_OP_OPENAT
+        IORING_OP_CLOSE
         IORING_OP_READ
         IORING_OP_WRITE
+        IORING_OP_FADVISE
         IORING_OP_SEND
         IORING_OP_RECV
         IORING_OP_SPLICE
@@ -153,6 +186,7 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_OP_MSG_RING
         IORING_OP_SEND_ZC
         IORING_OP_WAITID
+        IORING_OP_FTRUNCATE
         IORING_OP_LAST_KNOWN
         IORING_REGISTER_FILES
         IORING_UNREGISTER_FILES
@@ -204,6 +238,7 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_RECV_MULTISHOT
         IORING_ACCEPT_MULTISHOT
         IORING_POLL_ADD_MULTI
+        IORING_FSYNC_DATASYNC
         IORING_ASYNC_CANCEL_ALL
         IORING_ASYNC_CANCEL_FD
         IORING_ASYNC_CANCEL_ANY
