@@ -2,6 +2,7 @@
 
 from aiouring import fs
 from aiouring._errors import RingUnavailable
+from aiouring.files import open  # noqa: A004
 from aiouring.loop import Loop, new_event_loop
 from aiouring.path import Path
 from aiouring.runner import EventLoopPolicy, install, run
@@ -17,6 +18,7 @@ __all__ = [
     "fs",
     "install",
     "new_event_loop",
+    "open",
     "open_connection",
     "open_unix_connection",
     "run",

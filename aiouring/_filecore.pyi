@@ -1,0 +1,6 @@
+"""Nothing of a file's core is for Python; its views show what is."""
+
+from aiouring._fileop import Descriptor, FileOperation
+
+class FileCore(Descriptor): ...
+class FileCall(FileOperation): ...
