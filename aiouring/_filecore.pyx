@@ -565,6 +565,10 @@ cdef class FileCall(FileOperation):
         self.keeps_turn = self.reads()
         return FileOperation.finish(self, result)
 
+    cdef int fail(self, object error) except -1:
+        self.keeps_turn = self.reads()
+        return FileOperation.fail(self, error)
+
     cdef int over(self) except -1:
         FileOperation.over(self)
         return 0 if self.keeps_turn else self.end_turn()
@@ -585,6 +589,16 @@ cdef class FileCall(FileOperation):
         self.undo_result(result)
         self.end_turn()
         return True
+
+    cdef bint keep_error(self, object error) except -1:
+        if not self.keeps_turn:
+            return False
+        self.undo()
+        self.end_turn()
+        return True
+
+    cdef int error_taken(self) except -1:
+        return self.end_turn()
 
     cdef void taken(self) noexcept:
         try:
