@@ -87,6 +87,13 @@ cdef class FileCore(Descriptor):
             raise ValueError("I/O operation on closed file")
         return 0
 
+    cdef int check_open(self) except -1:
+        """For calls by position. The kernel would take the next bytes of a pipe, wherever they are asked for."""
+        Descriptor.check_open(self)
+        if self.position == STREAM:
+            raise self.error(ESPIPE)
+        return 0
+
     cdef int unsupported(self, str what) except -1:
         raise UnsupportedOperation(what)
 

@@ -61,30 +61,34 @@ def test_the_signature_is_the_builtins() -> None:
     assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in builtin.values()]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("q",), ("",), ("rw",), ("rr",), ("rtb",), ("t",), ("+",), ("r", 0), ("rb", -1, "utf-8"), ("rb", -1, None, "strict"), ("rb", -1, None, None, "\n"),
-        ("r", -1, "no such encoding"), ("r", -1, "hex"), ("r", -1, None, "no such handler"), ("r", -1, None, None, "x"), (3,), ("r", "1"), ("r", None),
-        ("r", -1, 5), ("r", -1, None, 5), ("r", -1, None, None, 5), ("rU",), ("r", -1, None, None, None, False),
-    ],
-    ids=str,
-)  # fmt: skip
+BAD_ARGUMENTS = [
+    ("q",), ("",), ("rw",), ("rr",), ("rtb",), ("t",), ("+",), ("rU",), ("r", 0), (3,), ("r", "1"), ("r", None),
+    ("rb", -1, "utf-8"), ("rb", -1, None, "strict"), ("rb", -1, None, None, "\n"),
+    ("r", -1, "no such encoding"), ("r", -1, "hex"), ("r", -1, 5),
+    ("r", -1, None, 5), ("r", -1, None, None, "x"), ("r", -1, None, None, 5), ("r", -1, None, None, None, False),
+]  # fmt: skip
+
+
+def builtin_open(*arguments: Any) -> None:
+    with builtins.open(*arguments):
+        pass
+
+
+@pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=str)
 async def test_bad_arguments_are_refused_as_by_the_builtin(tmp_path: Path, arguments: tuple[Any, ...]) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"x")
     with pytest.raises((ValueError, TypeError, LookupError)) as builtin:
-        builtins.open(path, *arguments).read()
+        builtin_open(path, *arguments)
     with pytest.raises((ValueError, TypeError, LookupError)) as ours:
-        async with aiouring.open(path, *arguments) as file:
-            await file.read()
+        await aiouring.open(path, *arguments)
     assert ours.type is builtin.type
 
 
 @pytest.mark.parametrize("path", [None, 1.5, [], -1, "null\0byte", b"null\0byte", object()], ids=repr)
 async def test_bad_paths_are_refused_as_by_the_builtin(path: Any) -> None:
     with pytest.raises((ValueError, TypeError)) as builtin:
-        builtins.open(path)
+        builtin_open(path)
     with pytest.raises((ValueError, TypeError)) as ours:
         await aiouring.open(path)
     assert ours.type is builtin.type
@@ -550,7 +554,7 @@ async def test_a_file_belongs_to_its_loop(tmp_path: Path) -> None:
 
 
 async def test_encoding_warning(tmp_path: Path) -> None:
-    code = f"import aiouring, asyncio\nasync def main():\n    (await aiouring.open({str(tmp_path / 'a')!r}, 'w')).close().close()\naiouring.run(main())"
+    code = f"import aiouring\nasync def main():\n    (await aiouring.open({str(tmp_path / 'a')!r}, 'w')).close().close()\naiouring.run(main())"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-X", "warn_default_encoding", "-W", "ignore::ResourceWarning", "-c", code, stderr=asyncio.subprocess.PIPE
     )

@@ -76,6 +76,8 @@ async def test_opening_a_fifo_may_be_cancelled(fifo: Path, mode: str) -> None:
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
     assert asyncio.get_running_loop().ring_stats()["slots_in_use"] == 1
 
 
@@ -131,10 +133,7 @@ async def test_a_result_that_its_task_never_took_goes_back_to_the_pipe(pipe_ends
         next_call = await started(file.readline())
         os.write(write_end, b"abc\n")
         # The cancel stands before the task's wake-up, which the completion puts behind it in this very turn.
-        while not loop.ring_stats()["turns"] == -1:
-            loop.call_soon(waiting.cancel)
-            await asyncio.sleep(0)
-            break
+        loop.call_soon(waiting.cancel)
         with pytest.raises(asyncio.CancelledError):
             await waiting
         expected: Any = "abc\n" if text else b"abc\n"
@@ -143,29 +142,23 @@ async def test_a_result_that_its_task_never_took_goes_back_to_the_pipe(pipe_ends
         assert await file.readline() == ("def\n" if text else b"def\n")
 
 
-async def test_a_text_of_a_pipe_whose_read_was_cancelled(pipe_ends: tuple[int, int]) -> None:
+async def test_a_text_of_a_pipe_whose_reads_were_cancelled(pipe_ends: tuple[int, int]) -> None:
+    """In the midst of a character, of a newline and of a line."""
     read_end, write_end = pipe_ends
-    async with aiouring.open(read_end, "r", encoding="utf-8", newline=None) as file:
-        waiting = await started(file.read(20))
-        os.write(write_end, "aé\r".encode() + "€".encode()[:2])
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert not waiting.done()
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        waiting = await started(file.readlines())
-        os.write(write_end, b"\nx")
-        for _ in range(3):
-            await asyncio.sleep(0)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        os.write(write_end, "€".encode()[2:] + b"\nend")
+    async with aiouring.open(read_end, "r", encoding="utf-8") as file:
+        for piece in ("aé\r".encode(), b"\nb\n\xe2\x82", b"\xacc\rd"):
+            for call in (file.readlines(), file.read(20), file.read()):
+                waiting = await started(call)
+                os.write(write_end, piece[:1])
+                piece = piece[1:]
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+            os.write(write_end, piece)
         os.close(write_end)
-        with pytest.raises(UnicodeDecodeError):
-            # The two halves were never neighbours.
-            await file.read()
+        assert await file.read() == "aé\nb\n€c\nd"
 
 
 async def test_writes_to_a_slow_pipe_are_whole(pipe_ends: tuple[int, int]) -> None:
@@ -265,10 +258,7 @@ async def test_descriptors_with_o_nonblock_are_waited_for(pipe_ends: tuple[int, 
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        while await writer.write(b"x" * 4096) == 4096 and asyncio.get_running_loop().ring_stats()["slots_in_use"] < 2:
-            if len(await asyncio.wait_for(reader.peek(), 10)) and writer.closed:
-                break
-            break
+        await writer.write(b"x" * 4096)
         await writer.write(b"\n")
         assert await reader.readline() == b"x" * 4096 + b"\n"
         full = asyncio.ensure_future(writer.write(b"y" * 65536))
@@ -307,7 +297,6 @@ async def test_a_terminal() -> None:
             assert out.isatty()
             assert out.line_buffering
             await out.write("one\ntwo")
-            assert os.read(ours, 100) == b"one\r\n" or True
             await out.flush()
         async with aiouring.open(name, "r") as file:
             waiting = await started(file.readline())

@@ -21,8 +21,6 @@ async def test_a_file_that_is_dropped_warns_writes_and_closes(tmp_path: Path) ->
     path = tmp_path / "a"
     file = await aiouring.open(path, "wb")
     await file.write(b"buffered")
-    fd = os.dup(1)
-    os.close(fd)
     descriptor = file.fileno()
     with pytest.warns(ResourceWarning, match="unclosed file"):
         del file
@@ -128,9 +126,6 @@ def test_the_loop_is_closed_with_calls_in_flight(tmp_path: Path) -> None:
     file, other = loop.run_until_complete(main())
     tasks = asyncio.all_tasks(loop)
     loop.close()
-
-    async def read() -> None:
-        await file.read(1)
 
     for task in tasks:
         coroutine: Any = task.get_coro()
