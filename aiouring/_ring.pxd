@@ -48,6 +48,8 @@ cdef class Ring:
     cdef uint32_t file_table_entries        # 0: no table yet
     cdef bint file_table_refused
     cdef uint32_t *free_files               # a stack of file_table_entries - registered_files indices
+    cdef uint64_t taken_buffers             # a bit for each entry of the table of registered buffers
+    cdef bint buffer_table_made, buffer_table_refused
 
     # The seam: take a slot, queue, enter, next CQE.
     cdef bint foreign_process(self) noexcept nogil
@@ -56,6 +58,7 @@ cdef class Ring:
     cdef bint sqe_is_queued(self, uint32_t sq_position) noexcept nogil
     cdef bint has_work(self) noexcept nogil                                     # an enter would bring something
     cdef bint cq_ready(self) noexcept nogil
+    cdef bint overflowed(self) noexcept nogil                                   # CQEs wait in the kernel for room in the CQ
     cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil   # >= 0, or -errno
     cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil
 
@@ -71,5 +74,10 @@ cdef class Ring:
     cdef int unregister_file(self, int index) noexcept
     cdef int update_file(self, uint32_t index, int32_t fd) noexcept nogil
     cdef bint make_file_table(self) noexcept
+    # Memory's index in the table of registered buffers, for READ_FIXED and WRITE_FIXED; -1: use the plain requests.
+    cdef int register_buffer(self, void *memory, size_t size) noexcept
+    cdef int unregister_buffer(self, int index) noexcept
+    cdef int update_buffer(self, uint32_t index, void *memory, size_t size) noexcept nogil
+    cdef bint make_buffer_table(self) noexcept
     cpdef bint supports(self, int opcode)
     cpdef close(self)

@@ -47,8 +47,14 @@ cdef extern from "<sys/resource.h>" nogil:
     int RLIMIT_NOFILE
     int getrlimit(int resource, rlimit *limits)
 
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
 cdef enum:
     FILE_TABLE_ENTRIES = 1024
+    BUFFER_TABLE_ENTRIES = 64       # bits of taken_buffers
 
 if aiouring_watch_forks() != 0:
     raise MemoryError("pthread_atfork failed")
@@ -228,6 +234,9 @@ cdef class Ring:
         return (self.queued() != 0 or self.cq_ready()
                 or aiouring_load_relaxed(self.sq_kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) != 0)
 
+    cdef bint overflowed(self) noexcept nogil:
+        return aiouring_load_relaxed(self.sq_kflags) & IORING_SQ_CQ_OVERFLOW != 0
+
     cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
         """Submit what is queued, run deferred work, and wait for `wait_nr` CQEs, `timeout_ns` at most (negative: without bound).
 
@@ -403,6 +412,50 @@ cdef class Ring:
             return 0
         self.registered_files -= 1
         self.free_files[self.file_table_entries - self.registered_files - 1] = <uint32_t>index
+        return 0
+
+    cdef bint make_buffer_table(self) noexcept:
+        cdef io_uring_rsrc_register reg
+        if self.buffer_table_refused:
+            return False
+        memset(&reg, 0, sizeof(reg))
+        reg.nr = BUFFER_TABLE_ENTRIES
+        reg.flags = IORING_RSRC_REGISTER_SPARSE
+        self.buffer_table_made = self.register(IORING_REGISTER_BUFFERS2, &reg, sizeof(reg)) >= 0
+        self.buffer_table_refused = not self.buffer_table_made
+        return self.buffer_table_made
+
+    cdef int update_buffer(self, uint32_t index, void *memory, size_t size) noexcept nogil:
+        cdef io_uring_rsrc_update2 update
+        cdef iovec piece
+        piece.iov_base = memory
+        piece.iov_len = size
+        memset(&update, 0, sizeof(update))
+        update.offset = index
+        update.data = <uint64_t>&piece
+        update.nr = 1
+        return self.register(IORING_REGISTER_BUFFERS_UPDATE, &update, sizeof(update))
+
+    cdef int register_buffer(self, void *memory, size_t size) noexcept:
+        """Pin memory for as long as it is registered, so that O_DIRECT requests need not pin it each time.
+
+        It costs a system call and counts against RLIMIT_MEMLOCK. A full table, a refusal or a kernel without a table is no error: -1.
+        """
+        cdef uint32_t index = 0
+        if not self.buffer_table_made and not self.make_buffer_table():
+            return -1
+        while index < BUFFER_TABLE_ENTRIES and self.taken_buffers >> index & 1:
+            index += 1
+        if index == BUFFER_TABLE_ENTRIES or self.update_buffer(index, memory, size) != 1:
+            return -1
+        self.taken_buffers |= <uint64_t>1 << index
+        return <int>index
+
+    cdef int unregister_buffer(self, int index) noexcept:
+        """Unpin it; requests in flight keep theirs. Only the ring's issuer can: the table ends with the ring."""
+        if index < 0 or self.fd < 0 or self.foreign_process() or self.update_buffer(<uint32_t>index, NULL, 0) != 1:
+            return 0
+        self.taken_buffers &= ~(<uint64_t>1 << index)
         return 0
 
     cpdef close(self):

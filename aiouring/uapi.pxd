@@ -131,6 +131,41 @@ cdef extern from "aiouring_uapi.h" nogil:
         uint32_t nr
         uint32_t resv2
 
+    struct aiouring_statx_timestamp:
+        int64_t tv_sec
+        uint32_t tv_nsec
+
+    struct aiouring_statx:
+        uint32_t stx_mask, stx_blksize
+        uint32_t stx_nlink, stx_uid, stx_gid
+        uint16_t stx_mode
+        uint64_t stx_ino, stx_size, stx_blocks
+        aiouring_statx_timestamp stx_atime, stx_btime, stx_ctime, stx_mtime
+        uint32_t stx_rdev_major, stx_rdev_minor, stx_dev_major, stx_dev_minor
+        uint32_t stx_dio_mem_align, stx_dio_offset_align
+
+    struct aiouring_open_how:
+        uint64_t flags, mode, resolve
+
+    enum:
+        AIOURING_RESOLVE_NO_MAGICLINKS
+        AIOURING_RESOLVE_BENEATH
+        IORING_OP_STATX
+        IORING_OP_OPENAT2
+        IORING_OP_RENAMEAT
+        IORING_OP_UNLINKAT
+        IORING_OP_MKDIRAT
+        IORING_OP_SYMLINKAT
+        IORING_OP_LINKAT
+        IORING_OP_FSETXATTR
+        IORING_OP_SETXATTR
+        IORING_OP_FGETXATTR
+        IORING_OP_GETXATTR
+        IORING_OP_READ_FIXED
+        IORING_OP_WRITE_FIXED
+        IORING_REGISTER_BUFFERS2
+        IORING_REGISTER_BUFFERS_UPDATE
+
     enum:
         IORING_OP_NOP
         IORING_OP_READV

@@ -118,6 +118,30 @@ struct io_uring_sync_cancel_reg {
     uint64_t pad2[3];
 };
 
+struct aiouring_statx_timestamp { /* struct statx_timestamp */
+    int64_t tv_sec;
+    uint32_t tv_nsec;
+    int32_t reserved;
+};
+
+/* struct statx under a name of ours: <sys/stat.h> may have the kernel's, and may not. */
+struct aiouring_statx {
+    uint32_t stx_mask, stx_blksize;
+    uint64_t stx_attributes;
+    uint32_t stx_nlink, stx_uid, stx_gid;
+    uint16_t stx_mode, spare0;
+    uint64_t stx_ino, stx_size, stx_blocks, stx_attributes_mask;
+    struct aiouring_statx_timestamp stx_atime, stx_btime, stx_ctime, stx_mtime;
+    uint32_t stx_rdev_major, stx_rdev_minor, stx_dev_major, stx_dev_minor;
+    uint64_t stx_mnt_id;
+    uint32_t stx_dio_mem_align, stx_dio_offset_align;
+    uint64_t spare3[12];
+};
+
+struct aiouring_open_how { /* struct open_how */
+    uint64_t flags, mode, resolve;
+};
+
 /* opcodes */
 enum {
     IORING_OP_NOP = 0,
@@ -147,6 +171,35 @@ enum {
     IORING_OP_WAITID = 50,
     IORING_OP_FTRUNCATE = 55,
     IORING_OP_LAST_KNOWN = 64
+};
+
+/* opcodes of file-system calls */
+enum {
+    IORING_OP_STATX = 21,
+    IORING_OP_OPENAT2 = 28,
+    IORING_OP_RENAMEAT = 35,
+    IORING_OP_UNLINKAT = 36,
+    IORING_OP_MKDIRAT = 37,
+    IORING_OP_SYMLINKAT = 38,
+    IORING_OP_LINKAT = 39,
+    IORING_OP_FSETXATTR = 41,
+    IORING_OP_SETXATTR = 42,
+    IORING_OP_FGETXATTR = 43,
+    IORING_OP_GETXATTR = 44
+};
+
+/* open_how.resolve */
+enum {
+    AIOURING_RESOLVE_NO_MAGICLINKS = 0x02,
+    AIOURING_RESOLVE_BENEATH = 0x08
+};
+
+/* registered buffers */
+enum {
+    IORING_OP_READ_FIXED = 4,
+    IORING_OP_WRITE_FIXED = 5,
+    IORING_REGISTER_BUFFERS2 = 15,
+    IORING_REGISTER_BUFFERS_UPDATE = 16
 };
 
 /* io_uring_sqe.flags */
@@ -244,6 +297,7 @@ _Static_assert(sizeof(struct io_uring_buf) == 16, "io_uring_buf");
 _Static_assert(sizeof(struct io_uring_buf_reg) == 40, "io_uring_buf_reg");
 _Static_assert(sizeof(struct io_uring_sync_cancel_reg) == 64, "io_uring_sync_cancel_reg");
 _Static_assert(sizeof(struct io_uring_recvmsg_out) == 16, "io_uring_recvmsg_out");
+_Static_assert(sizeof(struct aiouring_statx) == 256, "statx");
 
 /* Shared memory is read and written on the other side by the kernel: acquire what it published, release what we publish. */
 static inline uint32_t aiouring_load_acquire(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }

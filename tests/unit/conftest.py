@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +84,12 @@ def client_context(certificate: Path) -> ssl.SSLContext:
 def recorder(loop: asyncio.AbstractEventLoop, request: pytest.FixtureRequest) -> Recorder:
     made: Recorder = request.param(loop)
     return made
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may write to and reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder

@@ -1,0 +1,60 @@
+"""Blocking calls in the loop's executor: what the kernel has no opcode for, and what the running kernel lacks.
+
+Called by `fs` and the rooms beside it. Calls asyncio only, so it works on every loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def in_executor(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run `function(*args, **kwargs)` in the running loop's default executor and return its result.
+
+    A thread cannot be stopped, so a cancelled call ends when the function has ended: what it changes does not change behind the back of
+    the code that handles the cancellation. Its result is dropped then.
+    """
+    return await _run(functools.partial(function, *args, **kwargs), None)
+
+
+async def open_in_executor(path: Any, flags: int, mode: int, dir_fd: int | None) -> int:
+    """os.open() by in_executor(). A descriptor that nobody takes, because the call was cancelled, is closed."""
+    return await _run(functools.partial(os.open, path, flags, mode, dir_fd=dir_fd), os.close)
+
+
+async def descriptor_in_executor(function: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs) -> int:
+    """in_executor() for what returns a new descriptor. One that nobody takes, because the call was cancelled, is closed."""
+    return await _run(functools.partial(function, *args, **kwargs), os.close)
+
+
+async def _run(call: Callable[[], T], drop: Callable[[T], None] | None) -> T:
+    future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if not future.cancelled():  # which it is when the executor was shut down
+            await uninterrupted(future)
+            if drop is not None and not future.cancelled() and future.exception() is None:
+                drop(future.result())
+        raise
+
+
+async def uninterrupted(future: asyncio.Future[T]) -> None:
+    """Wait for the end of `future`, whatever it is and however often the waiting task is cancelled meanwhile.
+
+    For code that handles a cancellation already, whose CancelledError it raises afterwards.
+    """
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    if not future.cancelled():
+        future.exception()  # nobody else asks for it
