@@ -9,6 +9,7 @@ def copy_blocks(
     *,
     src: Any,
     dst: Any,
+    start: int,
     extents: list[tuple[int, int]],
     total: int,
     block_bytes: int,

@@ -126,6 +126,10 @@ cdef class CopyBlocks(Operation):
         # Behind what the source had at first there is as a rule nothing: one read at a time asks.
         return self.next_offset < self.total or self.reading == 0
 
+    cdef object moved_away(self):
+        # A worker of the old ring may still be writing from a block, so that no block may be used again.
+        return OSError(ECANCELED, "the event loop moved to another thread in the middle of a copy", self.dst_named)
+
     cdef int begin_block(self, uint32_t index) except -1:
         cdef block *one = &self.blocks[index]
         memset(one, 0, sizeof(block))
@@ -197,7 +201,9 @@ cdef class CopyBlocks(Operation):
         cdef block *one = &self.blocks[index]
         if not self.going_on():
             return 0
-        if res == -ECANCELED or res == -EINTR:
+        if res == -ECANCELED:
+            return self.note_failure(self.moved_away())
+        if res == -EINTR:
             return self.read_block(index)
         if res < 0:
             return self.note_failure(path_error(-res, self.src_named, None))
@@ -220,7 +226,9 @@ cdef class CopyBlocks(Operation):
         cdef block *one = &self.blocks[index]
         if not self.going_on():
             return 0
-        if res == -ECANCELED or res == -EINTR:
+        if res == -ECANCELED:
+            return self.note_failure(self.moved_away())
+        if res == -EINTR:
             return self.write_block(index)
         if res <= 0:
             return self.note_failure(path_error(-res if res else EIO, self.dst_named, None))
@@ -322,13 +330,14 @@ cdef class CopyBlocks(Operation):
         self.free_memory()
 
 
-def copy_blocks(int src_fd, int dst_fd, *, src, dst, list extents not None, int64_t total, uint32_t block_bytes, uint32_t depth,
-                uint32_t alignment=1, progress=None, digest=None):
+def copy_blocks(int src_fd, int dst_fd, *, src, dst, int64_t start, list extents not None, int64_t total, uint32_t block_bytes,
+                uint32_t depth, uint32_t alignment=1, progress=None, digest=None):
     """Copy the extents, a list of (start, end), from one descriptor to the other; None where the running loop is not ours.
 
-    src, dst: the paths that errors name. total: the source's size as far as known, in bytes. alignment: 1, or O_DIRECT's, for both descriptors
-    (then `block_bytes` is a multiple of it, and the memory is registered with the ring). progress: called with (bytes done, total). digest: called
-    in the executor's threads with all bytes in order, holes as zeros.
+    src, dst: the paths that errors name. start: what lies before it is there already.
+    total: the source's size as far as known, in bytes. alignment: 1, or O_DIRECT's, for both descriptors (then `block_bytes` is a multiple of it, and
+    the memory is registered with the ring). progress: called with (bytes done, total). digest: called in the executor's threads with all bytes
+    from `start` on, in order, holes as zeros.
     """
     cdef LoopCore loop = running_loop()
     cdef CopyBlocks operation
@@ -349,6 +358,7 @@ def copy_blocks(int src_fd, int dst_fd, *, src, dst, list extents not None, int6
     operation.alignment = alignment
     operation.progress = progress
     operation.digest = digest
+    operation.next_offset = operation.done = operation.digest_offset = start
     operation.end = NOWHERE
     operation.fixed_index = -1
     return operation

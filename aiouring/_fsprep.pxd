@@ -1,5 +1,5 @@
 # From a file-system call to its SQE, beside _prep.pxd: what takes paths. Same rules; paths and results stay valid until the last CQE.
-# cimported by: _fsop, _readfile.
+# cimported by: _fsop, _readfile, _beneath.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -44,3 +44,8 @@ cdef inline void prep_setxattr(io_uring_sqe *sqe, int fd, const char *path, cons
     prep(sqe, IORING_OP_FSETXATTR if path == NULL else IORING_OP_SETXATTR, fd, name, size, <uint64_t>value)
     sqe.addr3 = <uint64_t>path
     sqe.op_flags = flags
+
+
+# The result is the descriptor. `how` and `path` are read when the request is submitted.
+cdef inline void prep_openat2(io_uring_sqe *sqe, int dir_fd, const char *path, const aiouring_open_how *how) noexcept nogil:
+    prep(sqe, IORING_OP_OPENAT2, dir_fd, path, sizeof(aiouring_open_how), <uint64_t>how)

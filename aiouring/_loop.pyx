@@ -319,10 +319,12 @@ cdef class LoopCore:
         self.turns += 1
         if self.ring.foreign_process():
             self.check_open()       # a callback forked, and the child came back here: the queues are the parent's
+        # After an interrupt between an enter and what it brought nobody would wake us for a silent request that has ended.
+        self.hurry = self.ops.silent_count != 0
         self.may_be_silent = True
         self.flush_all()
+        timeout_ns = self.time_to_wait_ns()     # may run destructors, who write or close
         self.may_be_silent = False
-        timeout_ns = self.time_to_wait_ns()
         if timeout_ns != 0 or self.ring.has_work():
             self.enter(timeout_ns)
         # asyncio's order: what was ready before the wait, then completions, then timers. A task that was woken before its peer's
@@ -450,6 +452,8 @@ cdef class LoopCore:
 
     cdef int reap(self) except -1:
         """The next batch, and what the kernel did without a word."""
+        if self.ring.foreign_process():
+            self.check_open()           # a callback forked, and this is the child: what has completed is for the parent
         self.batch_next = 0
         self.batch_count = self.ring.reap(self.batch, BATCH_CQES)
         if self.ops.silent_count:

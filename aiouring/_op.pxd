@@ -44,8 +44,8 @@ cdef class OpTable:
     cdef io_uring_sqe *begin(self, object owner, completion_fn complete, uint32_t tag) except NULL
     # Ask for a request's end; 0 and ids of requests that are over are ignored. The answer is the request's last CQE.
     cdef int cancel(self, uint64_t request) except -1
-    # For a filled SQE of a send on a stream socket: it does not wait, and posts no CQE if the result is `result`, which is its length. The callback is
-    # called all the same, by whoever drains next_settled(): what the kernel took and said nothing about has succeeded.
+    # For a filled SQE of a send on a stream socket: it does not wait, and posts no CQE if the result is `result`, which is its length. The
+    # callback is called all the same, by whoever drains next_settled(): what the kernel took and said nothing about has succeeded.
     cdef bint silence(self, io_uring_sqe *sqe, int32_t result) noexcept
     # These CQEs were reaped: the silent requests among their owners have posted one.
     cdef void note_spoken(self, io_uring_cqe *cqes, uint32_t count) noexcept
@@ -65,7 +65,6 @@ cdef class OpTable:
     cdef int flush_full_queue(self) except -1
     cdef int grow(self) except -1
     cdef op_slot *find(self, uint64_t request) noexcept
-    cdef bint is_queued(self, uint64_t request, op_slot *slot) noexcept
     cdef bint is_queued(self, uint64_t request, op_slot *slot) noexcept
     cdef void release(self, op_slot *slot, uint32_t index) noexcept
     cdef int deliver(self, io_uring_cqe *cqe) except -1

@@ -2,35 +2,71 @@
 
 Used by `_sock.SockMixin._sock_sendfile_native`, which asyncio.BaseEventLoop.sock_sendfile() calls. Calls `_sockop`, `_prep`.
 
-Two pieces of memory take turns: while one is being sent, the other is read. READ is served from the page cache at once, or waits in the
-kernel (never in the loop's thread); SPLICE would do both in one request but runs on worker threads, and was measured slower by others.
+A piece of the file is read into memory, sent from there, and then comes the next. READ is served from the page cache at once, or waits in the
+kernel (never in the loop's thread). docs/performance.md ("Sending files") has the figures of this and the other ways. SPLICE costs less for
+large files, and is not taken for what it does to a file that is truncated meanwhile: the socket's queue refers to the file's own pages, the
+kernel fills them with zeros from the new end on, and the peer gets those zeros for the file's bytes, with nobody being told.
 
 As asyncio's: the file's own position is not used; when something was sent, it stands behind the last byte that was sent, also after an
 error or a cancellation (which waits for the last CQE, so the position is exact). What cannot be sent like this is reported by
 SendfileNotAvailableError while nothing was sent, and then BaseEventLoop falls back to read() and sock_sendall().
+
+Who owns what: an operation owns its piece of memory from its first request to its last CQE; then the piece waits in `free_pieces` for the next
+operation of any loop, as long as there are few.
 """
 
 cimport cython
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.errno cimport EBADF, EINTR, ENOTCONN
+from libc.errno cimport EBADF, ENOTCONN
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 
 from aiouring._loop cimport LoopCore
 from aiouring._prep cimport prep_read, prep_send
 from aiouring._sockop cimport SocketOperation
-from aiouring.uapi cimport ECANCELED, io_uring_sqe
+from aiouring.uapi cimport io_uring_sqe
 
 import io
 import os
 import stat
 from asyncio import exceptions
 
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void **memory, size_t alignment, size_t size)
+
 cdef enum:
     PIECE_BYTES = 128 * 1024
-    TAG_READ = 1
-    TAG_SEND = 2
+    # Aligned as the page cache's pages are. The copy of a page to an address that is 1 to 31 bytes further in its own page takes eight times
+    # as long on AMD's Zen 3 and 4 ("rep movsb"), and that is just where malloc() puts a large block: 16 bytes behind a page's beginning.
+    PIECE_ALIGNMENT = 4096
+    FREE_PIECES_MAX = 64
 
 cdef object FILE_OFFSET_MAX = 2**63 - 1
+
+# The piece that was used last is taken first: it is still in the processor's cache.
+cdef char *free_pieces[FREE_PIECES_MAX]
+cdef int free_piece_count = 0
+
+
+cdef char *take_piece() except NULL:
+    global free_piece_count
+    cdef void *memory = NULL
+    if free_piece_count:
+        free_piece_count -= 1
+        return free_pieces[free_piece_count]
+    if posix_memalign(&memory, PIECE_ALIGNMENT, PIECE_BYTES) != 0:
+        raise MemoryError("no memory for a piece of a file that is sent")
+    return <char *>memory
+
+
+cdef void give_piece_back(char *piece) noexcept:
+    global free_piece_count
+    if piece == NULL:
+        return
+    if free_piece_count == FREE_PIECES_MAX:
+        free(piece)
+        return
+    free_pieces[free_piece_count] = piece
+    free_piece_count += 1
 
 
 @cython.final
@@ -40,11 +76,9 @@ cdef class Sendfile(SocketOperation):
     cdef int64_t offset             # of the next byte to read
     cdef int64_t left               # bytes still to read; -1: to the end of the file
     cdef int64_t total_sent
-    cdef char *memory               # two pieces
-    cdef int32_t filled[2]          # bytes to send in the piece; 0: it is free
-    cdef int32_t sent               # of them, in the piece that is being sent
-    cdef int read_into, send_from   # which piece is next
-    cdef uint64_t read_request
+    cdef char *piece                # NULL: nothing was read yet
+    cdef int32_t filled             # bytes of the piece that came from the file, 0: it is free
+    cdef int32_t sent               # of them
     cdef bint file_ended
     cdef object failure
 
@@ -53,124 +87,78 @@ cdef class Sendfile(SocketOperation):
 
     cdef int start(self) except -1:
         self.attach()
-        self.memory = <char *>PyMem_RawMalloc(2 * PIECE_BYTES)
-        if self.memory == NULL:
-            raise MemoryError("no memory for the pieces of a file that is sent")
+        self.piece = take_piece()
         return self.submit()
 
-    # Begin whatever can be begun, or end: at the start and after each CQE.
+    # Begin what comes next, or end: at the start and after each CQE. One request is in flight: with a filled piece its SEND, else its READ.
     cdef int submit(self) except -1:
-        if self.failure is not None or self.socket_closed or not self.wanted():
-            if not self.idle():
-                return self.stop()      # the last CQE brings us back
-            if self.failure is not None:
-                return self.fail(self.failure)
-            return self.again()         # knows which of the other reasons it was
-        if self.request == 0 and self.filled[self.send_from]:
-            self.begin_send()
-        if self.read_request == 0 and not self.file_ended and not self.filled[self.read_into]:
-            if self.left == 0:
-                self.file_ended = True
-            elif getattr(self.file, "closed", False):
-                self.note_failure(EBADF)        # our duplicate could go on, but asyncio does not
-                return self.submit()
-            else:
-                self.begin_read()
-        if self.idle():
+        if self.failure is not None:
+            return self.fail(self.failure)
+        if self.socket_closed or not self.wanted():
+            return self.again()         # knows which of them it is
+        if self.filled:
+            return self.begin_send()
+        if self.left == 0 or self.file_ended:
             return self.finish(self.total_sent)
-        return 0
+        if getattr(self.file, "closed", False):
+            self.note_failure(EBADF)    # our duplicate could go on, but asyncio does not
+            return self.submit()
+        return self.begin_read()
 
     cdef int begin_read(self) except -1:
         cdef io_uring_sqe *sqe
         cdef uint32_t size = PIECE_BYTES
         if 0 <= self.left < PIECE_BYTES:
             size = <uint32_t>self.left
-        sqe = self.loop.ops.begin(self, Sendfile.piece_complete, TAG_READ)
-        prep_read(sqe, self.file_fd, self.memory + self.read_into * PIECE_BYTES, size, <uint64_t>self.offset)
-        self.read_request = sqe.user_data
-        return 0
-
-    cdef int begin_send(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Sendfile.piece_complete, TAG_SEND)
-        prep_send(sqe, self.fd, self.memory + self.send_from * PIECE_BYTES + self.sent,
-                  <uint32_t>(self.filled[self.send_from] - self.sent), 0)     # no MSG_WAITALL: see _sock
+        sqe = self.loop.ops.begin(self, Sendfile.complete, 0)
+        prep_read(sqe, self.file_fd, self.piece, size, <uint64_t>self.offset)
         self.request = sqe.user_data
         return 0
 
-    @staticmethod
-    cdef int piece_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
-        cdef Sendfile self = <Sendfile>owner
-        if tag == TAG_READ:
-            self.read_request = 0
-        else:
-            self.request = 0
-        try:
-            if res == -ECANCELED or res == -EINTR:
-                pass                    # submit() begins it again, unless we asked for its end
-            elif res < 0:
-                self.note_failure(-res)
-            elif tag == TAG_READ:
-                self.piece_read(res)
-            else:
-                self.piece_sent(res)
-            self.submit()
-        except BaseException as exc:
-            if self.failure is None:
-                self.failure = exc
-            if self.idle():
-                self.fail(self.failure)
-            else:
-                self.stop()
-            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-                raise
+    cdef int begin_send(self) except -1:
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Sendfile.complete, 0)
+        # No MSG_WAITALL: see _sock. No MSG_MORE: it was measured to cost more than the small packet that it saves.
+        prep_send(sqe, self.fd, self.piece + self.sent, <uint32_t>(self.filled - self.sent), 0)
+        self.request = sqe.user_data
         return 0
 
-    cdef int piece_read(self, int32_t count) except -1:
-        if count == 0:
+    cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
+        if res < 0:
+            self.note_failure(-res)
+        elif self.filled:
+            self.total_sent += res
+            self.sent += res
+            if self.sent == self.filled:
+                self.filled = self.sent = 0
+        elif res == 0:
             self.file_ended = True
-            return 0
-        self.filled[self.read_into] = count
-        self.read_into ^= 1
-        self.offset += count
-        if self.left > 0:
-            self.left -= count
-        return 0
-
-    cdef int piece_sent(self, int32_t count) except -1:
-        self.total_sent += count
-        self.sent += count
-        if self.sent == self.filled[self.send_from]:
-            self.filled[self.send_from] = 0
-            self.sent = 0
-            self.send_from ^= 1
-        return 0
+        else:
+            self.filled = res
+            self.offset += res
+            if self.left > 0:
+                self.left -= res
+        return self.submit()
 
     cdef int note_failure(self, int error) except -1:
         if self.failure is not None:
             return 0
         if self.total_sent == 0:
-            # The fallback finds the reason by itself, and raises what read() or send() raise.
+            # The fallback finds the reason by itself, and raises what read() or send() raise. Who wants none finds it in the cause.
             self.failure = exceptions.SendfileNotAvailableError(f"sending the file by the ring failed: {os.strerror(error)}")
+            self.failure.__cause__ = OSError(error, os.strerror(error))
         elif error == ENOTCONN:
             self.failure = ConnectionError("socket is not connected", ENOTCONN)
         else:
             self.failure = OSError(error, os.strerror(error))
         return 0
 
-    cdef int stop(self) except -1:
-        self.loop.ops.cancel(self.request)
-        return self.loop.ops.cancel(self.read_request)
-
-    cdef bint idle(self) noexcept:
-        return self.request == 0 and self.read_request == 0
-
     cdef void release(self) noexcept:
-        PyMem_RawFree(self.memory)
-        self.memory = NULL
+        give_piece_back(self.piece)
+        self.piece = NULL
         self.failure = None
 
     def __dealloc__(self):
-        PyMem_RawFree(self.memory)
+        give_piece_back(self.piece)
 
 
 async def sendfile(loop, sock, file, offset, count):

@@ -37,7 +37,6 @@ cdef class StreamCore(StreamReceiver):
     cdef int after_enqueue(self) except -1
     cdef int arm_send(self, uint32_t msg_flags) except -1
     cdef int armed(self, io_uring_sqe *sqe, Py_ssize_t length) except -1
-    cdef void want_send_to_end(self) noexcept
     cdef int arm_sendmsg(self, uint32_t msg_flags) except -1
     cdef void free_vector(self) noexcept
     cdef int note_sent(self, Py_ssize_t count) except -1

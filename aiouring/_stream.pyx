@@ -140,7 +140,6 @@ cdef class StreamCore(StreamReceiver):
         return 0
 
     cdef void want_send_to_end(self) noexcept:
-        """Somebody waits for the end of the send in flight from now on."""
         if self.silent_send and self.loop.may_be_silent:        # else the enter that takes it is over, and all will be known in this turn
             self.loop.hurry = True
 
@@ -308,6 +307,7 @@ cdef class StreamCore(StreamReceiver):
         self.lost = True
         self.error = error
         self.backlog = None
+        self.want_send_to_end()
         self.loop.ops.cancel(self.recv_request)
         self.loop.ops.cancel(self.send_request)
         return 0

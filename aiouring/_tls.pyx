@@ -120,9 +120,15 @@ cdef class SSLCore(DirectProtocol):
             # A BufferedProtocol empties the BIO between the pieces. Whoever paused, or shakes hands, gets all at once.
             part = min(length, self.room_bytes()) if self.state == OPEN and not self.reading_paused else length
             self.take_in(data, part)
-            self.go_on()
             data += part
             length -= part
+            try:
+                self.go_on()
+            except BaseException:
+                if length:
+                    self.take_in(data, length)      # an interrupt: the loop may run again, and a stream must not have a gap
+                self.loop.add_ready(self.go_on, (), self.context)
+                raise
         return 0
 
     cdef Py_ssize_t room_bytes(self) noexcept:

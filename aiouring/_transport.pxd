@@ -47,6 +47,7 @@ cdef class TransportCore(Flushable):
 
     cdef int set_limits(self, object high, object low) except -1
     cdef int pause_protocol(self) except -1
+    cdef void want_send_to_end(self) noexcept       # a kind whose sends may be silent replaces it
     cdef int resume_protocol(self) except -1
     cdef int tell(self, str method, object protocol) except -1
     cdef int report(self, object error, str message) except -1

@@ -9,8 +9,8 @@ import errno
 import os
 import shutil
 import stat as stat_module
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
+from types import TracebackType
 from typing import Any
 
 from aiouring import _copy, _fdop, _fsop
@@ -62,7 +62,7 @@ async def copyfile(
             await copy_link(src, dst)
             return dst
         async with source(src, direct) as (src_fd, before, src_direct):
-            target, existing = await _target(src, dst, before)
+            target, existing = await target_of(src, dst, before)
             dst_direct = direct
             flags = os.O_DIRECT if direct else 0
             try:
@@ -87,27 +87,36 @@ async def copyfile(
     return dst
 
 
-@asynccontextmanager
-async def source(path: Any, direct: bool = False) -> AsyncIterator[tuple[int, os.stat_result, bool]]:
-    """A regular file to copy from: its descriptor, its stat, and whether it was opened with O_DIRECT."""
-    # Before it is opened, which for a pipe would wait for its other end.
-    _check_regular(await stat_path(path, True), path)
-    fd = -1
-    if direct:
+class source:
+    """A regular file to copy from, for an `async with`: its descriptor, its stat, and whether it was opened with O_DIRECT."""
+
+    def __init__(self, path: Any, direct: bool = False) -> None:
+        self._path = path
+        self._direct = direct
+        self._fd = -1
+
+    async def __aenter__(self) -> tuple[int, os.stat_result, bool]:
+        # Before it is opened, which for a pipe would wait for its other end.
+        _check_regular(await stat_path(self._path, True), self._path)
+        if self._direct:
+            try:
+                self._fd = await open_fd(self._path, os.O_RDONLY | os.O_DIRECT)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._direct = False
+        if self._fd < 0:
+            self._fd = await open_fd(self._path, os.O_RDONLY)
         try:
-            fd = await open_fd(path, os.O_RDONLY | os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            direct = False
-    if fd < 0:
-        fd = await open_fd(path, os.O_RDONLY)
-    try:
-        found = await stat_fd(fd)
-        _check_regular(found, path)
-        yield fd, found, direct
-    finally:
-        _fdop.close_unawaited(fd)
+            found = await stat_fd(self._fd)
+            _check_regular(found, self._path)
+        except BaseException:
+            _fdop.close_unawaited(self._fd)
+            raise
+        return self._fd, found, self._direct
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        _fdop.close_unawaited(self._fd)
 
 
 def _check_regular(found: os.stat_result, path: Any) -> None:
@@ -117,7 +126,8 @@ def _check_regular(found: os.stat_result, path: Any) -> None:
         raise shutil.SpecialFileError(f"{os.fsdecode(path)!r} is no regular file")
 
 
-async def _target(src: Any, dst: Any, found: os.stat_result) -> tuple[Any, os.stat_result | None]:
+async def target_of(src: Any, dst: Any, found: os.stat_result) -> tuple[Any, os.stat_result | None]:
+    """What the copy replaces: its path without a symbolic link at its end, and its stat, or None."""
     existing = await stat_or_none(dst, True)
     if existing is not None:
         if os.path.samestat(existing, found):
@@ -171,11 +181,11 @@ async def copy_contents(
     left = max(size - start, 0)
     block_bytes = min(_DIRECT_BLOCK_BYTES if direct else _BLOCK_BYTES, left // _DIRECT_ALIGNMENT * _DIRECT_ALIGNMENT + _DIRECT_ALIGNMENT)
     call = _copy.copy_blocks(
-        src_fd, dst_fd, src=src, dst=dst, extents=extents, total=size, block_bytes=block_bytes, depth=min(_BLOCKS, left // block_bytes + 1),
-        alignment=_DIRECT_ALIGNMENT if direct else 1, progress=progress, digest=digest,
+        src_fd, dst_fd, src=src, dst=dst, start=start, extents=extents, total=size, block_bytes=block_bytes,
+        depth=min(_BLOCKS, left // block_bytes + 1), alignment=_DIRECT_ALIGNMENT if direct else 1, progress=progress, digest=digest,
     )  # fmt: skip
     if call is None:
-        end, written = await _copy_in_threads(src_fd, dst_fd, src, dst, extents, size, progress, digest)
+        end, written = await _copy_in_threads(src_fd, dst_fd, src, dst, start, extents, size, progress, digest)
     else:
         end, written = await call
     if written != end:
@@ -217,13 +227,14 @@ async def _copy_in_threads(
     dst_fd: int,
     src: Any,
     dst: Any,
+    offset: int,
     extents: Iterable[tuple[int, int]],
     size: int,
     progress: Progress | None,
     digest: Digest | None,
 ) -> tuple[int, int]:
     """copy_blocks() without a ring."""
-    offset = written = 0
+    written = offset
     for start, stop in extents:
         if digest is not None and start > offset:
             await in_executor(_digest_zeros, digest, start - offset)

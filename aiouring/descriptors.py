@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 from aiouring import _fdop, _fsop
 from aiouring._types import StrOrBytesPath
@@ -47,16 +46,27 @@ async def close_fd(fd: int, path: StrOrBytesPath) -> None:
         await call
 
 
-@asynccontextmanager
-async def opened(path: StrOrBytesPath, flags: int, mode: int = 0o777) -> AsyncIterator[int]:
-    """A descriptor for an `async with`. Where the block ends well, so has its close; an error of the block wins over the close's."""
-    fd = await open_fd(path, flags, mode)
-    try:
-        yield fd
-    except BaseException:
-        _fdop.close_unawaited(fd)
-        raise
-    await close_fd(fd, path)
+class opened:
+    """A descriptor for an `async with`. Where the block ends well, so has its close; an error of the block wins over the close's.
+
+    A class and not a generator: a coroutine that is closed closes no asynchronous generator which it waits in (before Python 3.13).
+    """
+
+    def __init__(self, path: StrOrBytesPath, flags: int, mode: int = 0o777) -> None:
+        self._path = path
+        self._flags = flags
+        self._mode = mode
+        self._fd = -1
+
+    async def __aenter__(self) -> int:
+        self._fd = await open_fd(self._path, self._flags, self._mode)
+        return self._fd
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        if exc is None:
+            await close_fd(self._fd, self._path)
+        else:
+            _fdop.close_unawaited(self._fd)
 
 
 async def write_all(fd: int, data: bytes, path: StrOrBytesPath) -> None:

@@ -29,6 +29,11 @@ async def open_in_executor(path: Any, flags: int, mode: int, dir_fd: int | None)
     return await _run(functools.partial(os.open, path, flags, mode, dir_fd=dir_fd), os.close)
 
 
+async def descriptor_in_executor(function: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs) -> int:
+    """in_executor() for what returns a new descriptor. One that nobody takes, because the call was cancelled, is closed."""
+    return await _run(functools.partial(function, *args, **kwargs), os.close)
+
+
 async def _run(call: Callable[[], T], drop: Callable[[T], None] | None) -> T:
     future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(None, call)
     try:

@@ -16,11 +16,11 @@ import os
 import stat as stat_module
 from typing import Any
 
-from aiouring import _fsop
+from aiouring import _beneath, _fsop
 from aiouring._types import FdOrPath, StrOrBytesPath
 from aiouring.contents import read_bytes, read_text, write_bytes, write_text
 from aiouring.copying import copyfile
-from aiouring.executor import in_executor
+from aiouring.executor import descriptor_in_executor, in_executor
 from aiouring.scan import DirEntry, listdir, scandir, walk
 from aiouring.trees import copytree, rmtree
 
@@ -48,6 +48,7 @@ __all__ = [
     "lstat",
     "makedirs",
     "mkdir",
+    "open_beneath",
     "read_bytes",
     "read_text",
     "readlink",
@@ -162,6 +163,21 @@ async def access(path: FdOrPath, mode: int, *, dir_fd: int | None = None, effect
 async def readlink(path: Any, *, dir_fd: int | None = None) -> Any:
     """As os.readlink(): what a symbolic link says, as str or bytes like the path."""
     return await in_executor(os.readlink, path, dir_fd=dir_fd)
+
+
+async def open_beneath(path: StrOrBytesPath, flags: int = os.O_RDONLY, mode: int = 0o777, *, dir_fd: int) -> int:
+    """A new descriptor of what `path` names below the folder `dir_fd`, whatever is in the path: for paths that come from somebody else.
+
+    No "..", no symbolic link and no rename that happens meanwhile leads out of the folder, and nothing absolute leads anywhere, not even into it:
+    all that is an OSError with EXDEV. `flags` and `mode` are os.open()'s; with os.O_PATH one can look at a thing before opening it for reading.
+    The descriptor is not inherited. Cancelled, it leaves no descriptor open.
+
+    An OPENAT2 request with RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS; on other loops openat2(2) in the executor.
+    """
+    call = _beneath.open_beneath(path, flags, mode, dir_fd)
+    if call is None:
+        return await descriptor_in_executor(_beneath.open_beneath_now, path, flags, mode, dir_fd)
+    return await call
 
 
 # -- names ------------------------------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ class SendingProtocol(asyncio.Protocol):
         self.replaced = transport.get_protocol()
         self.was_reading = transport.is_reading()
         self.was_paused = transport._protocol_paused
+        self.lost = False
         self.room: asyncio.Future[None] | None = loop.create_future() if self.was_paused else None
         transport.pause_reading()
         transport.set_protocol(self)
@@ -37,11 +38,13 @@ class SendingProtocol(asyncio.Protocol):
             await self.room
 
     def restore(self) -> None:
+        if self.room is not None and not self.room.cancel() and not self.room.cancelled():
+            self.room.exception()  # nobody waits for it any more, and nobody shall miss it
+        if self.lost:
+            return  # the transport has let its protocol go
         self.transport.set_protocol(self.replaced)
         if self.was_reading:
             self.transport.resume_reading()
-        if self.room is not None:
-            self.room.cancel()  # nobody waits for it any more, and nobody shall miss its exception
         if self.was_paused:
             self.replaced.resume_writing()
 
@@ -55,6 +58,7 @@ class SendingProtocol(asyncio.Protocol):
             room.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
         if self.room is not None and not self.room.done():
             self.room.set_exception(exc or ConnectionError("Connection is closed by peer"))
         self.replaced.connection_lost(exc)
@@ -74,11 +78,12 @@ class SendfileMixin:
 
     async def _sendfile_native(self: Any, transp: Any, file: Any, offset: int, count: int | None) -> int:
         """Send a file through a transport's socket. What was written before goes out first."""
-        transp._lend_socket()  # to sock_sendfile()
+        empty = transp._make_empty_waiter()  # raises while another file goes through, and then nothing may have changed
         resume_reading = transp.is_reading()
-        transp.pause_reading()
-        await transp._make_empty_waiter()
         try:
+            transp._lend_socket()  # to sock_sendfile()
+            transp.pause_reading()
+            await empty
             sent: int = await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
             return sent
         finally:
@@ -93,8 +98,9 @@ class SendfileMixin:
             file.seek(offset)
         if isinstance(transp, StreamTransport) and transp._protocol_paused:
             # It tells the protocol that it paused, and no other, when there is room again: let it, before another takes its place.
+            empty = transp._make_empty_waiter()
             try:
-                await transp._make_empty_waiter()
+                await empty
             finally:
                 transp._reset_empty_waiter()
         buffer = bytearray(min(count, FALLBACK_BLOCK_BYTES) if count else FALLBACK_BLOCK_BYTES)
@@ -113,6 +119,8 @@ class SendfileMixin:
                 transp.write(block[:length])
                 total += length
         finally:
-            if total > 0 and hasattr(file, "seek"):
-                file.seek(offset + total)
-            protocol.restore()
+            try:
+                if total > 0 and hasattr(file, "seek"):
+                    file.seek(offset + total)
+            finally:
+                protocol.restore()

@@ -144,8 +144,14 @@ cdef extern from "aiouring_uapi.h" nogil:
         uint32_t stx_rdev_major, stx_rdev_minor, stx_dev_major, stx_dev_minor
         uint32_t stx_dio_mem_align, stx_dio_offset_align
 
+    struct aiouring_open_how:
+        uint64_t flags, mode, resolve
+
     enum:
+        AIOURING_RESOLVE_NO_MAGICLINKS
+        AIOURING_RESOLVE_BENEATH
         IORING_OP_STATX
+        IORING_OP_OPENAT2
         IORING_OP_RENAMEAT
         IORING_OP_UNLINKAT
         IORING_OP_MKDIRAT

@@ -80,7 +80,7 @@ def file_server(row: Row, contestant: Contestant, cores: Cores) -> Iterator[Star
             configuration.write_text(_NGINX.format(folder=folder, port=port, root=root))
             command = [_installed("nginx"), "-e", "stderr", "-p", folder, "-c", str(configuration)]
         elif contestant.is_aiouring:
-            command = [contestant.python, "-m", "examples.demo_server", "--port", str(port), "--root", str(root)]
+            command = [contestant.python, "-m", "examples.file_server", "--port", str(port), "--root", str(root)]
         elif contestant.name == "aiohttp on uvloop":
             command = [contestant.python, str(APPS / "web.py"), "uvloop", "static", str(port), str(root)]
         else:

@@ -204,11 +204,11 @@ def _web(app: str, title: str) -> Row:
     )
 
 
-def _static(size: int) -> Row:
+def _static(size: int, rate_of_nginx: float) -> Row:
     """Three programs of different kinds, so that the loops by themselves have no part in it."""
     return Row(
         name=f"static-{_size(size).replace(' ', '')}",
-        title=f"a file of {_size(size)} × 50: nginx, examples/demo_server, aiohttp",
+        title=f"a file of {_size(size)} × 50: nginx, examples/file_server, aiohttp",
         group="files and relays",
         kind="static",
         app="",
@@ -217,6 +217,7 @@ def _static(size: int) -> Row:
         size=size,
         loops=(),
         extra_peers=("nginx", "aiohttp on uvloop"),
+        goals=(Goal("nginx", "rate", rate_of_nginx), Goal("aiohttp on uvloop", "rate", 3.0)),
     )
 
 
@@ -434,8 +435,8 @@ ROWS: list[Row] = [
     _memory("memory-tls", "memory per idle TLS connection", "tls", 1000),
     _web("uvicorn", "uvicorn plaintext"),
     _web("aiohttp", "aiohttp plaintext"),
-    _static(10 << 10),
-    _static(1 << 20),
+    _static(10 << 10, 0.6),
+    _static(1 << 20, 0.9),
     Row(
         name="relay",
         title="TCP relay 1 KiB × 50: haproxy, examples/tcp_proxy",

@@ -138,6 +138,10 @@ struct aiouring_statx {
     uint64_t spare3[12];
 };
 
+struct aiouring_open_how { /* struct open_how */
+    uint64_t flags, mode, resolve;
+};
+
 /* opcodes */
 enum {
     IORING_OP_NOP = 0,
@@ -172,6 +176,7 @@ enum {
 /* opcodes of file-system calls */
 enum {
     IORING_OP_STATX = 21,
+    IORING_OP_OPENAT2 = 28,
     IORING_OP_RENAMEAT = 35,
     IORING_OP_UNLINKAT = 36,
     IORING_OP_MKDIRAT = 37,
@@ -181,6 +186,12 @@ enum {
     IORING_OP_SETXATTR = 42,
     IORING_OP_FGETXATTR = 43,
     IORING_OP_GETXATTR = 44
+};
+
+/* open_how.resolve */
+enum {
+    AIOURING_RESOLVE_NO_MAGICLINKS = 0x02,
+    AIOURING_RESOLVE_BENEATH = 0x08
 };
 
 /* registered buffers */

@@ -42,7 +42,7 @@ PATIENCE_S = 30.0
 REPOSITORY = Path(__file__).resolve().parents[2]
 APPS = Path(__file__).resolve().parent / "apps"
 
-#: Stands in for the package in child processes when the tests run on asyncio's loop.
+#: Stands in for the package in child processes when the tests run on asyncio's loop. The modules below it are the package's own.
 _STAND_IN = '''
 import asyncio
 from asyncio import DefaultEventLoopPolicy as EventLoopPolicy, SelectorEventLoop as Loop, new_event_loop
@@ -89,7 +89,9 @@ def run_on_asyncio(main: Awaitable[T]) -> T:
 def _stand_in_folder() -> str:
     folder = tempfile.mkdtemp(prefix="aiouring-standin-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    Path(folder, "aiouring.py").write_text(_STAND_IN)
+    package = Path(folder, "aiouring")
+    package.mkdir()
+    package.joinpath("__init__.py").write_text(f"{_STAND_IN}\n__path__.append({str(REPOSITORY / 'aiouring')!r})\nfrom aiouring.files import open\n")
     return folder
 
 

@@ -35,43 +35,45 @@ def stepped(call: Coroutine[Any, Any, Any], at_wait: Callable[[int], None]) -> G
 
 
 async def cancel_at_each_wait(make: Callable[[], Coroutine[Any, Any, Any]], check: Callable[[bool], Any], *, again: bool = False) -> int:
-    """Run the call over and over, cancelled at its first wait, at its second, and so on until it ends by itself. `check(cancelled)` looks
-    after each run. Once the cancel comes before the wait begins, once in the turn after it. With `again` the next wait, of what cleans up, is cancelled
-    as well. Returns the number of waits."""
+    """Run the call over and over, cancelled at its first wait, at its second, and so on until it ends by itself. `check(cancelled)` looks after
+    each run. Once the cancel comes before the wait begins, once in the turn after it. With `again` the next wait, of what cleans up, is
+    cancelled as well. Returns the number of waits."""
     for late in (False, True):
         at = 0
-        while True:
+        reached = True
+        while reached:
             at += 1
-            reached = False
-
-            def at_wait(waits: int) -> None:
-                nonlocal reached
-                task = asyncio.current_task()
-                assert task is not None
-                if waits == at or (again and waits == at + 1):
-                    reached = True
-                    if late:
-                        asyncio.get_running_loop().call_soon(task.cancel)
-                    else:
-                        task.cancel()
-
-            async def main() -> Any:
-                return await stepped(make(), at_wait)
-
-            task = asyncio.ensure_future(main())
-            cancelled = False
-            try:
-                await task
-            except asyncio.CancelledError:
-                cancelled = True
+            reached, cancelled = await _cancelled_at({at, at + again}, late, make)
             answer = check(cancelled)
             if isinstance(answer, Awaitable):
                 await answer
-            if not reached:
-                assert not cancelled
-                break
-            assert cancelled or late, f"the call ended well although it was cancelled at wait {at}"
+            assert cancelled or late or not reached, f"the call ended well although it was cancelled at wait {at}"
     return at - 1
+
+
+async def _cancelled_at(waits: set[int], late: bool, make: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[bool, bool]:
+    """Whether one of these waits came, and whether the call ended by CancelledError."""
+    reached = False
+
+    def at_wait(wait: int) -> None:
+        nonlocal reached
+        if wait not in waits:
+            return
+        reached = True
+        if late:
+            asyncio.get_running_loop().call_soon(task.cancel)
+        else:
+            task.cancel()
+
+    async def main() -> Any:
+        return await stepped(make(), at_wait)
+
+    task = asyncio.ensure_future(main())
+    try:
+        await task
+    except asyncio.CancelledError:
+        return reached, True
+    return reached, False
 
 
 async def close_at_each_wait(make: Callable[[], Coroutine[Any, Any, Any]], check: Callable[[], Any]) -> None:

@@ -230,8 +230,9 @@ def test_wrong_arguments(loop: asyncio.AbstractEventLoop, pair: Pair, file: IO[b
         with socket.socket() as unconnected:
             unconnected.setblocking(False)
             # Not one byte goes out, so the fallback is asked, and it finds the reason.
-            with pytest.raises(asyncio.SendfileNotAvailableError):
+            with pytest.raises(asyncio.SendfileNotAvailableError) as refused:
                 await loop.sock_sendfile(unconnected, file, fallback=False)
+            assert isinstance(refused.value.__cause__, BrokenPipeError)
             with pytest.raises(BrokenPipeError):
                 await loop.sock_sendfile(unconnected, file)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import socket
 import ssl
 import struct
+import threading
+from typing import Any
 
 import pytest
 
@@ -103,16 +106,17 @@ def test_flow_control_bounds_what_waits(loop, pair: Pair, rng):
 
     class Watched(io.BytesIO):
         most_waiting = 0
+        transport: Any
 
         def readinto(self, buffer) -> int:
-            self.most_waiting = max(self.most_waiting, peer.transport.get_write_buffer_size())
+            self.most_waiting = max(self.most_waiting, self.transport.get_write_buffer_size())
             return super().readinto(buffer)
 
     async def main() -> None:
-        nonlocal peer
         peer = await connect(left)
         peer.transport.set_write_buffer_limits(high=4 * BLOCK)
         file = Watched(data)
+        file.transport = peer.transport
         reading = loop.run_in_executor(None, read_all, right)
         await loop.sendfile(peer.transport, file)
         assert file.most_waiting <= 6 * BLOCK
@@ -121,7 +125,6 @@ def test_flow_control_bounds_what_waits(loop, pair: Pair, rng):
         assert await reading == data
         await peer.lost
 
-    peer: Peer
     loop.run_until_complete(main())
 
 
@@ -187,5 +190,115 @@ def test_through_tls(loop, tmp_path, rng, server_context: ssl.SSLContext, client
         await writer.wait_closed()
         server.close()
         await server.wait_closed()
+
+    loop.run_until_complete(main())
+
+
+def test_cancelled_while_it_waits_for_what_was_written_before(loop, pair: Pair, rng, tmp_path):
+    """Native or not: the transport is as it was, and goes on."""
+    head = rng.randbytes(8 << 20)
+    left, right = pair
+    path = tmp_path / "file"
+    path.write_bytes(b"never sent")
+
+    async def main() -> None:
+        peer = await connect(left)
+        peer.transport.write(head)
+        for file in (path.open("rb"), io.BytesIO(b"never sent")):
+            with file:
+                sending = asyncio.ensure_future(loop.sendfile(peer.transport, file))
+                await asyncio.sleep(0)
+                sending.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await sending
+            assert peer.transport.is_reading()
+            peer.transport.write(b"tail")
+            with pytest.raises(RuntimeError, match="used by transport"):
+                await loop.sock_recv(left, 1)
+        reading = loop.run_in_executor(None, read_all, right)
+        peer.transport.close()
+        assert await reading == head + b"tailtail"
+        await peer.lost
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("second_is_real", [True, False])
+def test_two_files_at_a_time_are_refused_and_the_first_goes_on(loop, pair: Pair, rng, tmp_path, second_is_real: bool):
+    head = rng.randbytes(8 << 20)
+    left, right = pair
+    path = tmp_path / "file"
+    path.write_bytes(b"first")
+
+    async def main() -> None:
+        peer = await connect(left)
+        peer.transport.write(head)
+        with path.open("rb") as first, path.open("rb") if second_is_real else io.BytesIO(b"second") as second:
+            sending = asyncio.ensure_future(loop.sendfile(peer.transport, first))
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="already set"):
+                await loop.sendfile(peer.transport, second)
+            with pytest.raises(RuntimeError, match="sendfile is in progress"):
+                peer.transport.write(b"between")
+            reading = loop.run_in_executor(None, read_all, right)
+            assert await asyncio.wait_for(sending, 10) == 5
+        assert peer.transport.is_reading()
+        peer.transport.close()
+        assert await reading == head + b"first"
+        await peer.lost
+
+    loop.run_until_complete(main())
+
+
+def test_a_file_that_cannot_seek_back_gives_the_transport_back(loop, pair: Pair):
+    """As in asyncio all is sent, and then its seek() raises."""
+    left, right = pair
+
+    class Forward(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0) -> int:
+            raise io.UnsupportedOperation("forward only")
+
+    async def main() -> None:
+        peer = await connect(left)
+        with pytest.raises(io.UnsupportedOperation, match="forward only"):
+            await loop.sendfile(peer.transport, Forward(b"all of it"))
+        assert peer.transport.get_protocol() is peer
+        assert peer.transport.is_reading()
+        peer.transport.close()
+        assert await loop.run_in_executor(None, read_all, right) == b"all of it"
+        await peer.lost
+
+    loop.run_until_complete(main())
+
+
+def test_a_connection_that_is_lost_while_the_file_is_read_leaves_nothing_behind(loop, pair: Pair):
+    """Nobody waits for room at that moment, and the transport has let go of its protocol for good."""
+    left, right = pair
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        transport: Any
+
+        def readinto(self, buffer) -> int:
+            if self.transport._protocol_paused:
+                reading.set()
+                assert go_on.wait(10)
+            return super().readinto(buffer)
+
+    async def main() -> None:
+        peer = await connect(left)
+        file = Slow(bytes(32 << 20))
+        file.transport = peer.transport
+        sending = asyncio.ensure_future(loop.sendfile(peer.transport, file))
+        await loop.run_in_executor(None, reading.wait, 10)
+        peer.transport.abort()
+        await peer.lost
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(ConnectionError):
+            await sending
+        assert peer.transport.get_protocol() is None
+        del sending
+        gc.collect()
 
     loop.run_until_complete(main())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import random
+import signal
 import socket
+import ssl
 import struct
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -313,3 +317,166 @@ def test_a_child_sends_nothing_of_its_parent(loop, pair: Pair):
         await protocol.lost
 
     loop.run_until_complete(main())
+
+
+def receive_soon(sock: socket.socket, count: int) -> bytes:
+    """What comes within a few seconds: what never comes shall fail a test and not hang it."""
+    sock.settimeout(10)
+    pieces = b""
+    try:
+        while len(pieces) < count and (piece := sock.recv(count - len(pieces))):
+            pieces += piece
+    except TimeoutError:
+        pass
+    return pieces
+
+
+def receive_then_stop(loop, sock: socket.socket, count: int) -> tuple[threading.Thread, list[bytes]]:
+    """Another thread, which stops the loop when it has received so much: nothing else wakes the loop meanwhile."""
+    received: list[bytes] = []
+
+    def receive_and_stop() -> None:
+        received.append(receive_soon(sock, count))
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=receive_and_stop)
+    thread.start()
+    return thread, received
+
+
+def test_a_sleep_that_an_interrupt_ended_does_not_begin_again_before_all_is_known(loop, pair: Pair):
+    """The send went out while the loop slept, and KeyboardInterrupt came before anybody looked; then more is written."""
+    left, right = pair
+    protocol = loop.run_until_complete(connect(left))
+    main_thread = threading.get_ident()
+
+    def interrupt() -> None:
+        assert receive_soon(right, 1) == b"a"
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    loop.call_soon(protocol.transport.write, b"a")
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    thread.join()
+    protocol.transport.write(b"b")
+    thread, received = receive_then_stop(loop, right, 1)
+    loop.run_forever()
+    thread.join()
+    assert received == [b"b"]
+    protocol.transport.close()
+    loop.run_until_complete(protocol.lost)
+
+
+def test_a_destructor_that_writes_while_the_loop_prepares_to_sleep(loop, pair: Pair):
+    """The heap of timers drops what cancelled ones held after the turn's sends were queued."""
+    left, right = pair
+    protocol = loop.run_until_complete(connect(left))
+    variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
+
+    class Value:
+        def __del__(self) -> None:
+            protocol.transport.write(b"b")
+
+    def write() -> None:
+        context = contextvars.Context()
+        context.run(variable.set, Value())
+        loop.call_later(1, print, context=context).cancel()
+        protocol.transport.write(b"a")
+
+    loop.call_later(0.001, write)  # a timer's callback, since nothing looks at the heap between it and the next wait
+    thread, received = receive_then_stop(loop, right, 2)
+    loop.run_forever()
+    thread.join()
+    assert received == [b"ab"]
+    protocol.transport.close()
+    loop.run_until_complete(protocol.lost)
+
+
+class Hooked(ssl.SSLObject):
+    """A TLS connection that calls something when it encrypts, which is where the turn's requests are being queued."""
+
+    hook: Callable[[], object] | None = None
+
+    def write(self, data) -> int:
+        hook, Hooked.hook = Hooked.hook, None
+        if hook is not None:
+            hook()
+        return super().write(data)
+
+
+@pytest.mark.parametrize("what", ["limits", "abort"])
+def test_who_waits_for_a_send_that_was_queued_in_the_same_turn(loop, pair: Pair, server_context, client_context, what: str):
+    """Nothing else ends the loop's sleep: the transport does not read, and the submission queue was emptied in between."""
+    left, right = pair
+    client_context.sslobject_class = Hooked
+    mine, other = socket.socketpair()
+    waiting: list[object] = []
+
+    async def main() -> None:
+        protocol = await connect(left)
+        protocol.transport.pause_reading()
+        secret, deaf = Recorder(), Recorder()
+        server = await loop.create_server(lambda: deaf, "127.0.0.1", 0, ssl=server_context)
+        tls, _ = await loop.create_connection(lambda: secret, *server.sockets[0].getsockname(), ssl=client_context, server_hostname="localhost")
+        while not hasattr(deaf, "transport"):
+            await asyncio.sleep(0.001)
+        deaf.transport._ssl_protocol.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(0.01)
+
+        def hook() -> None:
+            if what == "limits":
+                protocol.transport.set_write_buffer_limits(high=0)
+                return
+            for _ in range(1100):  # more than the submission queue holds
+                receiving = loop.sock_recv(mine, 1)
+                receiving.send(None)
+                waiting.append(receiving)
+            protocol.transport.abort()
+
+        Hooked.hook = hook
+        loop.call_later(10, loop.stop)
+        begin = loop.time()
+        protocol.transport.write(b"x")
+        tls.write(b"y")
+        await (protocol.resumed.wait() if what == "limits" else protocol.lost)
+        assert loop.time() - begin < 5
+        for receiving in waiting:
+            receiving.close()
+        for each in (protocol, secret, deaf):
+            each.transport.abort()
+            await each.lost
+        server.close()
+        await server.wait_closed()
+
+    mine.setblocking(False)
+    with mine, other:
+        loop.run_until_complete(main())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+def test_a_child_that_comes_back_to_the_loop_takes_no_completion_of_its_parent(loop, pair: Pair):
+    left, right = pair
+    parent = os.getpid()
+
+    async def main() -> None:
+        receiving = loop.create_task(loop.sock_recv(left, 10))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        right.send(b"x")
+        await asyncio.sleep(0)  # the turn's enter has completed the receive, and nobody has looked yet
+        child = os.fork()
+        if child:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            assert await asyncio.wait_for(receiving, 5) == b"x"
+
+    try:
+        loop.run_until_complete(main())
+    except RuntimeError:
+        if os.getpid() == parent:
+            raise
+        os._exit(7)
+    finally:
+        if os.getpid() != parent:
+            os._exit(8)

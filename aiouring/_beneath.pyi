@@ -1,0 +1,9 @@
+"""What Python sees of opening below a folder: a function that returns an awaitable, or None where the executor has to do it, and one for that."""
+
+from aiouring._fsop import PathCall
+from aiouring._types import StrOrBytesPath
+
+class BeneathCall(PathCall[int]): ...
+
+def open_beneath(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> PathCall[int] | None: ...
+def open_beneath_now(path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None) -> int: ...
