@@ -39,8 +39,8 @@ _COMMANDS = {
 
 
 def _made(path: Path, size: int, write: Callable[[Path], None]) -> Path:
-    """`path`, written first if it is not there with this size. It gets its name when it is whole and on the disk, so that nothing of it is still being
-    written while a row is measured."""
+    """`path`, written first if it is not there with this size. It gets its name when it is whole and on the disk, so that nothing of it is still
+    being written while a row is measured."""
     if not path.exists() or path.stat().st_size != size:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".new")
@@ -116,10 +116,7 @@ def prepare(row: Row, factor: float) -> Path:
     """What the row works on, in the page cache. `factor`: how much shorter than a full run this one is."""
     if row.app == "small":
         return small_files()
-    if row.app == "lines":
-        path = text_file(int(row.size * min(factor, 1.0)))
-    else:
-        path = big_file(row.size)
+    path = text_file(int(row.size * min(factor, 1.0))) if row.app == "lines" else big_file(row.size)
     _read(path)
     if row.app in ("write", "read-and-write"):
         target = Path(f"{path}.written")

@@ -82,7 +82,7 @@ class Blocking:
     """The built-in open, whose calls block the loop: what they cost by themselves."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.file: Any = open(*arguments, **options)
+        self.file: Any = open(*arguments, **options)  # noqa: SIM115  # __aexit__ closes it
 
     async def __aenter__(self) -> Blocking:
         return self

@@ -23,7 +23,7 @@ RERUNS_MAX = 40
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description="Runs the test suites of CPython, uvloop and aiofiles on a loop.")
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description="Runs the suites of CPython, uvloop and aiofiles on a loop.")
     parser.add_argument("--suite", action="append", choices=sorted(suites.SUITES), help="run this suite only; may be given twice")
     parser.add_argument("--python", action="append", metavar="X", help="a version (3.12) or an executable; default: all supported that are here")
     parser.add_argument("--loop", choices=sorted(LOOPS), default="aiouring", help="the loop under the tests (default: %(default)s)")

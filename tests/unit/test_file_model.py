@@ -3,8 +3,8 @@
 What is compared after each step: the result or the exception's type and errno, the attributes, and the bytes on the disk; so also when buffered bytes
 get there. A step may be a call that is cancelled: it has then done nothing, or all.
 
-The run's seed decides everything (see tests/conftest.py). AIOURING_FILE_MODEL=20 runs twenty times as many examples, and makes one that fails as short
-as can be, which takes minutes.
+The run's seed decides everything (see tests/conftest.py). AIOURING_FILE_MODEL=20 runs twenty times as many examples, and makes one that fails as
+short as can be, which takes minutes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import builtins
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,7 @@ class FileModel(RuleBasedStateMachine):
     def open(self, data: strategies.DataObject, anew: bool) -> None:
         how = data.draw(HOW[self.kind])
         if self.kind == "text" and "r" in how.mode and data.draw(strategies.integers(0, 3)):
-            how.options["encoding"] = self.content_encoding     # mostly what the file is in
+            how.options["encoding"] = self.content_encoding  # mostly what the file is in
         if anew or "x" in how.mode:
             for path in (self.their_path, self.our_path):
                 path.unlink(missing_ok=True)
@@ -257,12 +257,8 @@ class FileModel(RuleBasedStateMachine):
     def open_oddly(self, how: How, times: int) -> None:
         if times:
             return
-        if not how.mode.endswith("b"):
-            if how.options["encoding"] is None:
-                how.options["encoding"] = "utf-8"       # the locale's has a test of its own
-            if how.options["buffering"] == 0:
-                # The built-in makes or empties the file before it says that.
-                how.options["buffering"] = -1
+        if not how.mode.endswith("b") and how.options["buffering"] == 0:
+            how.options["buffering"] = -1  # the built-in makes or empties the file before it refuses that
         self.open_both(how)
 
     @precondition(lambda self: self.is_open)
@@ -574,32 +570,22 @@ class FileModel(RuleBasedStateMachine):
             self.both("seek", 0)
 
 
-@pytest.fixture
-def examples() -> Iterator[Callable[[int], hypothesis.settings]]:
-    def settings(count: int) -> hypothesis.settings:
-        return hypothesis.settings(
-            max_examples=max(1, int(count * (FACTOR or 1))),
-            phases=[hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if FACTOR else [])],
-            stateful_step_count=40,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(hypothesis.HealthCheck),
-            print_blob=False,
-            report_multiple_bugs=False,
-        )
-
-    yield settings
+def settings_of(examples: int) -> hypothesis.settings:
+    return hypothesis.settings(
+        max_examples=max(1, int(examples * (FACTOR or 1))),
+        phases=[hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if FACTOR else [])],
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        print_blob=False,
+        report_multiple_bugs=False,
+    )
 
 
 @pytest.mark.timeout(0 if FACTOR else 300)
-@pytest.mark.parametrize(("kind", "count"), [("raw", 60), ("buffered", 120), ("text", 150)])
-def test_no_difference(
-    kind: str,
-    count: int,
-    loop: asyncio.AbstractEventLoop,
-    tmp_path: Path,
-    rng: random.Random,
-    examples: Callable[[int], hypothesis.settings],
-) -> None:
+@pytest.mark.parametrize(("kind", "examples"), [("raw", 60), ("buffered", 120), ("text", 150)])
+def test_no_difference(kind: str, examples: int, loop: asyncio.AbstractEventLoop, tmp_path: Path, rng: random.Random) -> None:
     model: type[FileModel] = type(f"FileModelOf{kind.title()}", (FileModel,), {"kind": kind, "loop": loop, "folder": tmp_path})
-    run_state_machine_as_test(hypothesis.seed(rng.getrandbits(64))(model), settings=examples(count))  # type: ignore[no-untyped-call]
+    seeded = hypothesis.seed(rng.getrandbits(64))(model)
+    run_state_machine_as_test(seeded, settings=settings_of(examples))  # type: ignore[no-untyped-call]

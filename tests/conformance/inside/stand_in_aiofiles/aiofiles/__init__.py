@@ -4,6 +4,6 @@ It is thin: what aiofiles has another name or another shape for, and nothing tha
 out by aim_aiofiles with the reason.
 """
 from . import os, tempfile, threadpool
-from .threadpool import open
+from .threadpool import open  # noqa: A004
 
 __all__ = ["open", "os", "tempfile", "threadpool"]

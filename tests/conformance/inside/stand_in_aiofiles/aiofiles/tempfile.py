@@ -1,4 +1,4 @@
-"""aiofiles.tempfile: names and removal by tempfile, in threads; the files are aiouring's. SpooledTemporaryFile is not here: it is no file at first."""
+"""aiofiles.tempfile: names and removal by tempfile, in threads; the files are aiouring's. No SpooledTemporaryFile, which is no file at first."""
 import asyncio
 import os
 import tempfile
@@ -19,7 +19,7 @@ def TemporaryFile(
     newline: str | None = None,
     suffix: str | None = None,
     prefix: str | None = None,
-    dir: Any = None,
+    dir: Any = None,  # noqa: A002
     loop: Any = None,
     executor: Any = None,
 ) -> Opening:
@@ -63,7 +63,7 @@ def NamedTemporaryFile(
     newline: str | None = None,
     suffix: str | None = None,
     prefix: str | None = None,
-    dir: Any = None,
+    dir: Any = None,  # noqa: A002
     delete: bool = True,
     delete_on_close: bool = True,
     loop: Any = None,
@@ -82,7 +82,14 @@ def NamedTemporaryFile(
 class TemporaryDirectory:
     """A folder, and what is in it."""
 
-    def __init__(self, suffix: str | None = None, prefix: str | None = None, dir: Any = None, loop: Any = None, executor: Any = None) -> None:
+    def __init__(
+        self,
+        suffix: str | None = None,
+        prefix: str | None = None,
+        dir: Any = None,  # noqa: A002
+        loop: Any = None,
+        executor: Any = None,
+    ) -> None:
         self._made: Awaitable[str] = asyncio.to_thread(tempfile.mkdtemp, suffix, prefix, dir)
         self.name = ""
 

@@ -1,7 +1,7 @@
 """aiofiles.threadpool.open, by aiouring.open."""
 import builtins
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator
 from typing import Any
 
 import aiouring
@@ -60,7 +60,7 @@ def _opener(path: Any, flags: int) -> int:
         return os.dup(file.fileno())
 
 
-def open(file: Any, *arguments: Any, loop: Any = None, executor: Any = None, **options: Any) -> Opening:
+def open(file: Any, *arguments: Any, loop: Any = None, executor: Any = None, **options: Any) -> Opening:  # noqa: A001
     async def opened() -> File:
         if sync_open is not builtins.open:
             options["opener"] = _opener
