@@ -106,7 +106,7 @@ test-programs: dev ## unmodified programs on aiouring, against real servers
 	@$(PYTEST) tests/programs --junitxml=$(RESULTS)/test-programs.xml $(ARGS)
 
 .PHONY: conformance
-conformance: dev ## CPython's and uvloop's own tests, on each Python of the machine
+conformance: dev ## CPython's, uvloop's and aiofiles' own tests, on each Python of the machine
 	@mkdir -p $(RESULTS)
 	@$(VPYTHON) -m tests.conformance --json $(RESULTS)/conformance.json $(ARGS)
 

@@ -320,7 +320,7 @@ cdef class BinaryCall(StepCall):
         cdef FileCore core = self.core
         if self.kind == WRITE or self.kind == WRITE_LINES:
             return 0 if self.raw else self.undo_write()
-        if not self.reads() or not self.has_begun:
+        if self.kind > PEEK and self.kind != SEEK or not self.has_begun:
             return 0
         if core.position != STREAM:
             return core.return_to(self.begun_pos)

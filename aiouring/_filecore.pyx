@@ -87,6 +87,13 @@ cdef class FileCore(Descriptor):
             raise ValueError("I/O operation on closed file")
         return 0
 
+    cdef int check_open(self) except -1:
+        """For calls by position. The kernel would take the next bytes of a pipe, wherever they are asked for."""
+        Descriptor.check_open(self)
+        if self.position == STREAM:
+            raise self.error(ESPIPE)
+        return 0
+
     cdef int unsupported(self, str what) except -1:
         raise UnsupportedOperation(what)
 
@@ -565,6 +572,10 @@ cdef class FileCall(FileOperation):
         self.keeps_turn = self.reads()
         return FileOperation.finish(self, result)
 
+    cdef int fail(self, object error) except -1:
+        self.keeps_turn = self.reads()
+        return FileOperation.fail(self, error)
+
     cdef int over(self) except -1:
         FileOperation.over(self)
         return 0 if self.keeps_turn else self.end_turn()
@@ -585,6 +596,16 @@ cdef class FileCall(FileOperation):
         self.undo_result(result)
         self.end_turn()
         return True
+
+    cdef bint keep_error(self, object error) except -1:
+        if not self.keeps_turn:
+            return False
+        self.undo()
+        self.end_turn()
+        return True
+
+    cdef int error_taken(self) except -1:
+        return self.end_turn()
 
     cdef void taken(self) noexcept:
         try:

@@ -24,6 +24,7 @@ cdef class Operation(AwaitableFuture):
     cdef bint idle(self) noexcept                                       # nothing is in flight
     cdef void release(self) noexcept                                    # drop the buffers
     cdef void taken(self) noexcept                                      # the task has its result
+    cdef int error_taken(self) except -1                                # it gets the exception next
 
     # What the kinds use. complete() is the completion_fn of their requests.
     @staticmethod

@@ -94,6 +94,7 @@ cdef class Operation(AwaitableFuture):
         self.state = OVER
         if self.error is not None:
             error, self.error = self.error, None
+            self.error_taken()
             try:
                 raise error
             finally:
@@ -116,9 +117,11 @@ cdef class Operation(AwaitableFuture):
             # The task was cancelled between the result and its wake-up.
             self.state = OVER
             result, self.value = self.value, None
-            if self.error is None:
+            error, self.error = self.error, None
+            if error is None:
                 self.keep(result)
-            self.error = None
+            else:
+                self.keep_error(error)
         elif self.state != ABANDONED:
             self.state = OVER
         return 0
@@ -255,6 +258,9 @@ cdef class Operation(AwaitableFuture):
 
     cdef void taken(self) noexcept:
         pass
+
+    cdef int error_taken(self) except -1:
+        return 0
 
 
 cdef Operation spare_operation(list spares):

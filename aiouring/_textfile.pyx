@@ -422,6 +422,7 @@ cdef class TextCall(StepCall):
         cdef TextFile text = self.text
         if not self.remembers:
             self.remembers = True
+            self.begun_pos = self.core.logical_pos()
             self.was_decoded = text.decoded
             self.was_used = text.used
             self.was_flags = text.snapshot_flags

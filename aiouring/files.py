@@ -244,7 +244,10 @@ async def _open_binary(
         return binary_file(loop, path, path, kinds, buffering)
     sys.audit("open", path, mode.letters, mode.flags)
     if opener is None:
-        fd = await open_descriptor(loop, os.fsencode(path), path, mode.flags, NEW_FILE_MODE)
+        encoded = os.fsencode(path)
+        if b"\0" in encoded:
+            raise ValueError("embedded null byte")
+        fd = await open_descriptor(loop, encoded, path, mode.flags, NEW_FILE_MODE)
         kinds += "p"
     else:
         fd = await _call_opener(loop, opener, path, mode.flags)

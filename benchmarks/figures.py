@@ -28,6 +28,7 @@ METRICS = {
     for metric in (
         Metric("cpu_us", "CPU time per message", "µs"),
         Metric("rate", "messages per second", "/s", more_is_better=True),
+        Metric("cpu_rate", "messages per second of CPU time", "/s of CPU", more_is_better=True),
         Metric("p50_us", "latency, median", "µs"),
         Metric("p99_us", "latency, 99 of 100", "µs"),
         Metric("memory_bytes", "memory per connection", "B"),
@@ -80,7 +81,7 @@ class Goal:
         sign = "≥" if metric.more_is_better else "≤"
         if not self.against:
             return f"{metric.title} {sign} {self.factor:g} {metric.unit}"
-        name = {"cpu_us": "CPU", "rate": "rate", "p50_us": "p50", "memory_bytes": "memory"}.get(self.metric, self.metric)
+        name = {"cpu_us": "CPU", "cpu_rate": "rate by CPU time", "p50_us": "p50", "memory_bytes": "memory"}.get(self.metric, self.metric)
         return f"{name} {sign} {self.factor:g} × {self.against}"
 
     def judge(self, samples: dict[str, Sequence[Sample | None]], ours: str) -> tuple[float | None, bool | None]:

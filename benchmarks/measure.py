@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import programs, resting
+from benchmarks import files, programs, resting
 from benchmarks.contestants import BIN, CERTIFICATE, Contestant
 from benchmarks.figures import Sample
 from benchmarks.processes import Cores, Failed, run_to_end, started
@@ -53,6 +53,8 @@ def sample_of_window(found: dict[str, float]) -> Sample:
         "load_busy": found["load_cpu_ns"] / found["window_ns"],
         "lost": found["lost"],
     }
+    if found["server_cpu_ns"]:
+        sample["cpu_rate"] = messages * 1e9 / found["server_cpu_ns"]
     if found["latencies"]:
         sample |= {f"{name}_us": found[f"{name}_ns"] / 1e3 for name in ("p50", "p90", "p99", "max")}
     return sample
@@ -160,9 +162,11 @@ def measure_relay(row: Row, contestant: Contestant, cores: Cores, timing: Timing
 
 
 def measure_file(row: Row, contestant: Contestant, cores: Cores, timing: Timing) -> Sample:
-    """Reads of a cached file: the app of apps/files.py, or the C reader."""
-    path = str(programs.file_to_read())
-    return measure_itself(row, contestant, (*programs.file_reader(contestant, path, row),), (path,), cores, timing)
+    """Work on cached files: the app of apps/files.py, the C reader, cp or dd."""
+    path = files.prepare(row, timing.factor)
+    if files.is_command(contestant):
+        return files.run_commands(contestant, row, path, cores, timing.warmup_s(row), timing.window_s(row))
+    return measure_itself(row, contestant, (*files.app_command(contestant, row, path),), (str(path),), cores, timing)
 
 
 MEASURERS: dict[str, Callable[[Row, Contestant, Cores, Timing], Sample]] = {

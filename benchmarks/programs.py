@@ -1,4 +1,4 @@
-"""Programs that stand beside the loops in some rows: servers of files, relays, libraries that read files. What starts each of them.
+"""Programs that stand beside the loops in some rows: servers of files, relays. What starts each of them.
 
 Used by measure.py; calls processes.py. nginx and haproxy are Debian's; they run in the foreground as one process with one thread and without
 access logs, since they are measured on one core and beside servers that write none.
@@ -21,7 +21,6 @@ from benchmarks.rows import Row
 Started = tuple[subprocess.Popen[str], str]
 
 FILE_NAME = "file.bin"
-READ_FILE_BYTES = 64 << 20
 
 _NGINX = """
 daemon off;
@@ -113,21 +112,3 @@ def _environment(contestant: Contestant) -> dict[str, str]:
     if contestant.is_aiouring:
         environment["PYTHONPATH"] = os.pathsep.join([environment.get("PYTHONPATH", ""), str(ROOT)])
     return environment
-
-
-def file_to_read() -> Path:
-    """A file for the rows of reads. It is made once and read once before each sample, which keeps it in the page cache."""
-    path = ROOT / ".cache" / "bench" / "file-to-read"
-    if not path.exists() or path.stat().st_size != READ_FILE_BYTES:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(os.urandom(READ_FILE_BYTES))
-    with path.open("rb") as file:
-        while file.read(1 << 20):
-            pass
-    return path
-
-
-def file_reader(contestant: Contestant, path: str, row: Row) -> list[str]:
-    """What reads pieces of the file with a library on uvloop, or with ours; its times are still lacking."""
-    module, variant = ("aiouring", "aiouring") if contestant.is_aiouring else ("uvloop", contestant.name)
-    return [contestant.python, str(APPS / "files.py"), module, variant, path, row.app]

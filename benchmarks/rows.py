@@ -29,6 +29,7 @@ class Row:
     seconds: float = 1.0  # of one window in a full run; QUICK and --seconds scale it
     warmup: float = 0.2
     size: int = 0  # of the file, where there is one
+    depth: int = 1  # how many workers are busy with files at a time
     connections: int = 0  # that are held, where connections are what costs
     our_option: str = ""  # of aiouring.new_event_loop, for ours alone
     loops: tuple[str, ...] | None = None  # the loops (and epoll) that take part beside the floor and ours; None: all
@@ -43,7 +44,7 @@ class Row:
     def why_not_all(self) -> str:
         """The reason why some contestants are not in this row."""
         if not self.loops:
-            return "not run: this row compares whole programs of other kinds"
+            return "not run: this row compares programs or libraries of other kinds"
         return f"not run: this row compares with {' and '.join(self.loops)} alone, which keeps the whole under 25 minutes"
 
 
@@ -220,20 +221,124 @@ def _static(size: int, rate_of_nginx: float) -> Row:
     )
 
 
-def _file(depth: int) -> Row:
+def _file(
+    name: str,
+    title: str,
+    work: str,
+    peers: tuple[str, ...],
+    goals: tuple[Goal, ...],
+    *,
+    per: str = "MiB",
+    depth: int = 1,
+    size: int = 256 << 20,
+    floor: tuple[str, ...] = (),
+    main: str = "cpu_us",
+    seconds: float = 0.5,
+) -> Row:
+    """Work on cached files, of apps/files.py. Libraries and programs take part, not loops by themselves: other libraries run on uvloop."""
     return Row(
-        name=f"file-depth-{depth}",
-        title=f"4 KiB random reads of a cached file, {depth} at a time",
-        group="files and relays",
+        name=name,
+        title=title,
+        group="file reads and writes",
         kind="file",
-        app=str(depth),
-        floor=("floor_file", "--size", "4096", "--depth", str(depth)),
-        per="read",
-        seconds=0.5,
+        app=work,
+        floor=floor,
+        main=main,
+        per=per,
+        goals=goals,
+        seconds=seconds,
         warmup=0.1,
+        size=size,
+        depth=depth,
         loops=(),
-        extra_peers=("aiofiles", "aiofile", "anyio", "executor"),
+        extra_peers=peers,
+        rounds_max=3,
     )
+
+
+def _random_reads(depth: int, cpu_us_max: float) -> Row:
+    return _file(
+        f"file-depth-{depth}",
+        f"4 KiB random reads of a cached file, {depth} at a time",
+        "random",
+        ("aiofiles", "aiofile", "anyio", "executor"),
+        (Goal("", "cpu_us", cpu_us_max), Goal("aiofiles", "cpu_rate", 10)),
+        per="read",
+        depth=depth,
+        size=64 << 20,
+        floor=("floor_file", "--size", "4096", "--depth", str(depth)),
+    )
+
+
+def _small_files(depth: int) -> Row:
+    return _file(
+        f"file-small-{depth}",
+        f"open, read and close 10,000 files of 1 KiB, {depth} at a time",
+        "small",
+        ("aiofiles", "anyio", "built-in open"),
+        (Goal("aiofiles", "cpu_rate", 5), Goal("anyio", "cpu_rate", 2)),
+        per="file",
+        depth=depth,
+    )
+
+
+def _as_fast_as(program: str) -> tuple[Goal, ...]:
+    return Goal(program, "rate", 0.9), Goal(program, "cpu_rate", 0.9)
+
+
+_FILES = [
+    _random_reads(1, 6),
+    _random_reads(32, 3.5),
+    _file(
+        "file-into-depth-128",
+        "4 KiB random reads into buffers, 128 at a time",
+        "random-into",
+        ("executor",),
+        (Goal("floor", "cpu_us", 2.5),),
+        per="read",
+        depth=128,
+        size=64 << 20,
+        floor=("floor_file", "--size", "4096", "--depth", "128"),
+    ),
+    _file(
+        "file-read-1MiB",
+        "1 MiB sequential reads of a cached file",
+        "read",
+        ("dd", "aiofiles"),
+        _as_fast_as("dd"),
+        main="rate",
+        floor=("floor_file", "--size", "1048576", "--way", "read"),
+    ),
+    _file(
+        "file-write-1MiB",
+        "1 MiB sequential writes over a cached file",
+        "write",
+        ("dd", "aiofiles"),
+        _as_fast_as("dd"),
+        main="rate",
+        floor=("floor_file", "--size", "1048576", "--way", "write"),
+    ),
+    _file(
+        "file-read-and-write-1MiB",
+        "1 MiB sequential reads and writes, from a cached file over another",
+        "read-and-write",
+        ("dd", "aiofiles"),
+        _as_fast_as("dd"),
+        main="rate",
+    ),
+    _file("file-copy", "copy of a cached file of 256 MiB: fs.copyfile, cp", "copyfile", ("cp",), _as_fast_as("cp"), main="rate"),
+    _small_files(1),
+    _small_files(32),
+    _file(
+        "file-lines",
+        "readline over a text file of 1 GiB (other libraries: a part of it)",
+        "lines",
+        ("aiofiles", "anyio", "built-in open"),
+        (Goal("aiofiles", "cpu_rate", 20),),
+        per="line",
+        size=1 << 30,
+    ),
+]
 
 
 ROWS: list[Row] = [
@@ -342,8 +447,7 @@ ROWS: list[Row] = [
         loops=(),
         extra_peers=("haproxy",),
     ),
-    _file(1),
-    _file(32),
+    *_FILES,
 ]
 
 

@@ -23,7 +23,7 @@ RERUNS_MAX = 40
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description="Runs CPython's and uvloop's test suites on a loop.")
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description="Runs the suites of CPython, uvloop and aiofiles on a loop.")
     parser.add_argument("--suite", action="append", choices=sorted(suites.SUITES), help="run this suite only; may be given twice")
     parser.add_argument("--python", action="append", metavar="X", help="a version (3.12) or an executable; default: all supported that are here")
     parser.add_argument("--loop", choices=sorted(LOOPS), default="aiouring", help="the loop under the tests (default: %(default)s)")
@@ -63,8 +63,11 @@ def prepare_runs(arguments: argparse.Namespace) -> list[runner.Run]:
             if suite is suites.CPYTHON:
                 environments.check_suite(python)
                 runs.append(runner.Run(suite.name, arguments.loop, environment))
-            else:
+            elif suite is suites.UVLOOP:
                 runs.append(_uvloop_run(environment, arguments.loop))
+            else:
+                stand_in = suites.INSIDE / "inside" / "stand_in_aiofiles"
+                runs.append(runner.Run(suite.name, arguments.loop, environment, (str(suites.fetch_aiofiles_suite(python.short)), str(stand_in))))
     return runs
 
 

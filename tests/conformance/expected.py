@@ -8,7 +8,7 @@ from typing import Any
 from .runner import FAILURES, Result
 
 FILE = Path(__file__).with_name("expected.toml")
-LIMITS = {"cpython": 12, "uvloop": 8}
+LIMITS = {"cpython": 12, "uvloop": 8, "aiofiles": 4}
 
 
 class ExpectationError(Exception):

@@ -1,7 +1,7 @@
 """The suites: which files of them run, and where those come from. The command line and the environments use it.
 
-CPython's suite is part of the standard library's `test` package. uvloop's comes from its source distribution, which is fetched once into
-the cache and never becomes part of the project.
+CPython's suite is part of the standard library's `test` package. uvloop's and aiofiles' come from their source distributions, which are fetched once
+into the cache and never become part of the project.
 """
 import shutil
 import subprocess
@@ -17,6 +17,7 @@ CACHE = ROOT / ".cache" / "conformance"
 INSIDE = Path(__file__).resolve().parent
 
 UVLOOP_VERSION = "0.23.0"
+AIOFILES_VERSION = "25.1.0"
 
 
 class SuiteError(Exception):
@@ -62,7 +63,42 @@ UVLOOP = Suite(
     requirements=("aiohttp>=3.10.5", "psutil", "pyOpenSSL~=26.4.0"),
 )
 
-SUITES = {suite.name: suite for suite in (CPYTHON, UVLOOP)}
+AIOFILES = Suite(
+    name="aiofiles",
+    files=("test_concurrency", "test_binary", "test_text", "test_os", "test_open", "test_tempfile", "test_simple"),
+    left_out={
+        "test_stdio": "aiofiles.stdin and its relatives, around whatever sys.stdin is at the time; aiouring.open opens descriptors",
+        "test_wrap": "aiofiles' own function that chooses a wrapper by the class of a file object",
+    },
+    requirements=("pytest>=8.4,<10", "pytest-asyncio>=1.2,<2"),
+)
+
+SUITES = {suite.name: suite for suite in (CPYTHON, UVLOOP, AIOFILES)}
+
+
+def _fetch(name: str, version: str, parts: tuple[str, ...], scratch: Path) -> Path:
+    """Downloads a project's source distribution and unpacks what begins with one of `parts` in it; gives its folder."""
+    # A source distribution is what the tests are in; pip asks its build system for its name, which needs no compiler.
+    download = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name, "--dest", str(scratch), f"{name}=={version}"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )
+    archives = list(scratch.glob(f"{name}-*.tar.gz"))
+    if download.returncode or not archives:
+        raise SuiteError(
+            f"pip could not download the source distribution of {name} {version}, which holds its tests; "
+            f"check the network or pip's index:\n{download.stdout.strip()}"
+        )
+    top = f"{name}-{version}/"
+    with tarfile.open(archives[0]) as archive:
+        wanted = [member for member in archive if member.name.startswith(tuple(top + part for part in parts))]
+        # Debian 12's Python has no extraction filters yet; regular files alone are what the tests are in.
+        for member in wanted:
+            content = archive.extractfile(member) if member.isreg() and ".." not in Path(member.name).parts else None
+            if content is not None:
+                (scratch / member.name).parent.mkdir(parents=True, exist_ok=True)
+                (scratch / member.name).write_bytes(content.read())
+    return scratch / top
 
 
 def fetch_uvloop_suite() -> Path:
@@ -72,31 +108,28 @@ def fetch_uvloop_suite() -> Path:
         return folder
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch_name:
-        scratch = Path(scratch_name)
-        # fmt: a source distribution is what the tests are in; pip asks its build system for its name, which needs no compiler.
-        download = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "uvloop", "--dest", str(scratch),
-             f"uvloop=={UVLOOP_VERSION}"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        )
-        archives = list(scratch.glob("uvloop-*.tar.gz"))
-        if download.returncode or not archives:
-            raise SuiteError(
-                f"pip could not download the source distribution of uvloop {UVLOOP_VERSION}, which holds its tests; "
-                f"check the network or pip's index:\n{download.stdout.strip()}"
-            )
-        top = f"uvloop-{UVLOOP_VERSION}/"
-        with tarfile.open(archives[0]) as archive:
-            wanted = [member for member in archive if member.name.startswith((top + "tests/", top + "uvloop/_testbase.py"))]
-            # Debian 12's Python has no extraction filters yet; regular files alone are what the tests are in.
-            for member in wanted:
-                content = archive.extractfile(member) if member.isreg() and ".." not in Path(member.name).parts else None
-                if content is not None:
-                    (scratch / member.name).parent.mkdir(parents=True, exist_ok=True)
-                    (scratch / member.name).write_bytes(content.read())
-        unpacked = scratch / top
+        unpacked = _fetch("uvloop", UVLOOP_VERSION, ("tests/", "uvloop/_testbase.py"), Path(scratch_name))
         (unpacked / "support").mkdir()
         shutil.move(unpacked / "uvloop" / "_testbase.py", unpacked / "support" / "_testbase.py")
         (unpacked / "uvloop").rmdir()
         unpacked.rename(folder)
+    return folder
+
+
+def fetch_aiofiles_suite(python: str) -> Path:
+    """The folder with aiofiles' `tests/` for one Python (3.11), as new; downloads the source distribution the first time.
+
+    Each Python has its own, because the tests rename their resources, and two Pythons may be at work at a time. For the same reason the port
+    that one of them has in its source is another one for each.
+    """
+    original = CACHE / f"aiofiles-suite-{AIOFILES_VERSION}"
+    if not original.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch_name:
+            _fetch("aiofiles", AIOFILES_VERSION, ("tests/",), Path(scratch_name)).rename(original)
+    folder = original.with_name(f"{original.name}-on-{python}")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(original, folder)
+    test = folder / "tests" / "threadpool" / "test_concurrency.py"
+    test.write_text(test.read_text().replace("30001", f"3000{python.rpartition('.')[2][-1]}"))
     return folder

@@ -12,10 +12,11 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from benchmarks import measure, report, rounds, rows
+from benchmarks import files, measure, report, rounds, rows
 from benchmarks.contestants import BIN, OURS, Contestant, choose, ours
 from benchmarks.processes import Cores, Failed, run_to_end
 
@@ -76,11 +77,48 @@ def test_rows_of_every_kind_give_figures_of_ours(name: str, metric: str, changes
     assert figure.median > 0
 
 
-def test_the_floor_of_files_reads_and_ours_says_what_it_lacks_or_reads_too(cores: Cores) -> None:
-    result = run("file-depth-32", [Contestant("floor"), ours(sys.executable)], cores)
-    figure = result.spread("floor", "rate")
-    assert figure is not None and figure.median > 0
-    assert (result.spread(OURS) is not None) or "does not exist yet" in result.reasons[OURS]
+@pytest.fixture
+def small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the file rows, where the test removes them, and fewer of them."""
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
+    monkeypatch.setattr(files, "SMALL_FILES", 100)
+
+
+@pytest.mark.parametrize("name", [row.name for row in rows.ROWS if row.kind == "file"])
+def test_file_rows_give_figures_of_ours_the_floor_and_programs(name: str, cores: Cores, small_files: None) -> None:
+    """The libraries are not here: only the suite's own environment has them."""
+    row = dataclasses.replace(rows.select(name)[0], size=8 << 20)
+    programs = [Contestant(peer) for peer in ("dd", "cp") if peer in row.extra_peers]
+    contestants = [*([Contestant("floor")] if row.floor else []), *programs, ours(sys.executable)]
+    result = rounds.run_row(row, contestants, cores, TIMING, 1, lambda row, contestant, number: None)
+    assert result.reasons == {}
+    for one in contestants:
+        cpu, rate, cpu_rate = (result.spread(one.name, metric) for metric in ("cpu_us", "rate", "cpu_rate"))
+        assert cpu is not None and rate is not None and cpu_rate is not None
+        assert rate.median > 0
+        assert cpu.median * cpu_rate.median == pytest.approx(1e6)
+
+
+def test_wrong_contents_of_a_file_are_found_out(cores: Cores, small_files: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(rows.select("file-depth-1")[0], size=1 << 20)
+    monkeypatch.setattr(files, "_write_pieces", lambda path, size: path.write_bytes(bytes(size)) and None)
+    with pytest.raises(Failed, match="is not what is there"):
+        measure.measure(row, ours(sys.executable), cores, TIMING)
+    row = dataclasses.replace(rows.select("file-lines")[0], size=1 << 20)
+    monkeypatch.setattr(files, "LAST_LINE", "not the end\n")
+    with pytest.raises(Failed, match="the last line is"):
+        measure.measure(row, ours(sys.executable), cores, TIMING)
+
+
+def test_a_command_that_fails_says_why(cores: Cores, small_files: None, tmp_path: Path) -> None:
+    row = dataclasses.replace(rows.select("file-copy")[0], size=1 << 20)
+    path = files.prepare(row, 1.0)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(Failed, match="cp ended with status 1: cp: "):
+        files.run_commands(Contestant("cp"), row, path, cores, 0.05, 0.05)
+    with pytest.raises(Failed, match="does nothing like this row"):
+        files.run_commands(Contestant("cp"), rows.select("file-lines")[0], path, cores, 0.05, 0.05)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import document, measure, report, rounds
+from benchmarks import document, files, measure, report, rounds
 from benchmarks.contestants import APPS, OURS, ROOT, Contestant
 from benchmarks.figures import METRICS, Goal, Sample, Spread, ratio, spread
 from benchmarks.processes import Cores, Failed
@@ -54,6 +54,8 @@ def test_a_ratio_needs_a_round_with_both_and_never_divides_by_zero() -> None:
         ("cpu_us", 1.2, 1.0, 1.12, False),
         ("rate", 130.0, 100.0, 1.3, True),
         ("rate", 129.0, 100.0, 1.3, False),
+        ("cpu_rate", 20.0, 2.0, 10, True),
+        ("cpu_rate", 19.0, 2.0, 10, False),
     ],
 )
 def test_a_goal_is_met_from_the_right_side(metric: str, mine: float, other: float, factor: float, met: bool) -> None:
@@ -67,6 +69,8 @@ def test_a_goal_without_an_other_is_for_the_figure_itself() -> None:
     goal = Goal("", "wakeups", 0)
     assert goal.judge({OURS: samples(0.0, metric="wakeups")}, OURS) == (0.0, True)
     assert goal.judge({OURS: samples(0.5, metric="wakeups")}, OURS) == (0.5, False)
+    assert Goal("", "cpu_us", 6).sentence == "CPU time per message ≤ 6 µs"
+    assert Goal("aiofiles", "cpu_rate", 10).sentence == "rate by CPU time ≥ 10 × aiofiles"
 
 
 def test_a_goal_is_not_judged_without_figures() -> None:
@@ -80,6 +84,7 @@ def test_a_window_in_which_nothing_was_counted_is_a_failure_and_no_zero() -> Non
         measure.sample_of_window(window)
     sample = measure.sample_of_window(window | {"messages": 1000})
     assert sample["cpu_us"] == 500
+    assert sample["cpu_rate"] == 2000
     assert sample["rate"] == 1000
     assert sample["server_busy"] == 0.5
     assert "p50_us" not in sample
@@ -125,6 +130,32 @@ def test_an_absent_contestant_and_a_row_without_a_floor_say_why() -> None:
         measure.measure(make_row(), Contestant("floor"), CORES, measure.Timing())
 
 
+# --- files
+
+
+def test_the_files_of_the_rows_are_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
+    monkeypatch.setattr(files, "SMALL_FILES", 10)
+    pieces = files.prepare(make_row(kind="file", app="write", size=1 << 20), 0.25)
+    data = pieces.read_bytes()
+    assert [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), files.PIECE)] == list(range(256))
+    assert (tmp_path / f"{pieces.name}.written").stat().st_size == 1 << 20
+    made_ns = pieces.stat().st_mtime_ns
+    assert files.prepare(make_row(kind="file", app="read", size=1 << 20), 1.0) == pieces
+    assert pieces.stat().st_mtime_ns == made_ns
+    pieces.write_bytes(b"cut off")
+    assert files.prepare(make_row(kind="file", app="read", size=1 << 20), 1.0).stat().st_size == 1 << 20
+    # A quick run reads a shorter text; none is empty.
+    whole, quarter = (files.prepare(make_row(kind="file", app="lines", size=20 << 20), factor) for factor in (1.0, 0.25))
+    assert whole.stat().st_size > 3 * quarter.stat().st_size > 3 << 20
+    lines = quarter.read_text().splitlines(keepends=True)
+    assert lines[-1] == files.LAST_LINE
+    assert {len(line) > 121 or len(line) < 21 for line in lines[:-1]} == {False}
+    small = files.prepare(make_row(kind="file", app="small"), 1.0)
+    assert len(list(small.iterdir())) == 10
+    assert all(file.read_text().startswith(file.name * 2) for file in small.iterdir())
+
+
 # --- rows
 
 
@@ -138,6 +169,8 @@ def test_rows_have_names_of_their_own_and_what_they_name_exists() -> None:
         assert all((ROOT / "benchmarks" / "c" / f"{program}.c").exists() for program in programs), row.name
         if row.kind in ("served", "process", "memory", "idle"):
             assert f'"{row.app}": ' in (APPS / row.script).read_text(), row.name
+        if row.kind == "file":
+            assert f'"{row.app}": ' in (APPS / "files.py").read_text(), row.name
 
 
 def test_rows_are_chosen_by_name_or_by_the_beginning_of_the_group() -> None:

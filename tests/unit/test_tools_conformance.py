@@ -158,6 +158,69 @@ def test_file_that_cannot_be_imported(tmp_path: Path) -> None:
     assert "no_such_module" in results["made_up"].detail
 
 
+def test_every_way_to_end_of_a_pytest_suite(tmp_path: Path) -> None:
+    """aiofiles' tests are pytest's; its runs of any loop go through the same worker."""
+    (tmp_path / "made_up.py").write_text(
+        textwrap.dedent("""
+            import asyncio, os, signal, time
+            import pytest
+
+            @pytest.mark.parametrize("mode", ["rb", "rb+"])
+            @pytest.mark.parametrize("number", [-1, 0])
+            async def test_a_passes_on_its_loop(mode, number):
+                assert type(asyncio.get_running_loop()).__name__ == "_UnixSelectorEventLoop"
+
+            async def test_b_fails():
+                print("what it saw")
+                assert 1 == 2
+
+            @pytest.mark.skip(reason="the reason")
+            def test_c_skips():
+                pass
+
+            @pytest.fixture
+            def broken():
+                raise RuntimeError("no set-up")
+
+            def test_d_has_no_set_up(broken):
+                pass
+
+            def test_e_crashes():
+                os.kill(os.getpid(), signal.SIGSEGV)
+
+            def test_f_hangs():
+                time.sleep(3600)
+
+            def test_g_passes():
+                pass
+        """)
+    )
+    (tmp_path / "broken_file.py").write_text("import no_such_module")
+    python = environments.Python(sys.executable, sys.version_info[:3])
+    run = runner.Run("aiofiles", "asyncio", environments.Environment(python, sys.executable), (str(tmp_path),))
+    tests, listed = runner.list_tests(run, ("made_up", "broken_file"), 60)
+    assert [(result.test, result.outcome) for result in listed] == [("broken_file", "failed")]
+    assert "no_such_module" in listed[0].detail
+    found: dict[str, runner.Result] = {}
+    runner.run_chunks(list(runner.cut(run, tests)), 1, 5, lambda chunk, result: found.update({result.test: result}))
+    assert {name.removeprefix("made_up."): result.outcome for name, result in found.items()} == {
+        "test_a_passes_on_its_loop[-1-rb]": "passed",
+        "test_a_passes_on_its_loop[-1-rb+]": "passed",
+        "test_a_passes_on_its_loop[0-rb]": "passed",
+        "test_a_passes_on_its_loop[0-rb+]": "passed",
+        "test_b_fails": "failed",
+        "test_c_skips": "skipped",
+        "test_d_has_no_set_up": "failed",
+        "test_e_crashes": "crashed",
+        "test_f_hangs": "hung",
+        "test_g_passes": "passed",
+    }
+    assert "1 == 2" in found["made_up.test_b_fails"].detail
+    assert "what it saw" in found["made_up.test_b_fails"].detail
+    assert found["made_up.test_c_skips"].detail == "the reason"
+    assert "no set-up" in found["made_up.test_d_has_no_set_up"].detail
+
+
 def test_verdict() -> None:
     def result(test: str, outcome: str) -> runner.Result:
         return runner.Result("file", test, outcome)
@@ -186,6 +249,7 @@ def test_verdict() -> None:
     [
         ("".join(f'[[uvloop]]\ntest = "t{number}"\nreason = "r"\n' for number in range(9)), "at most 8"),
         ("".join(f'[[cpython]]\ntest = "t{number}"\nreason = "r"\n' for number in range(13)), "at most 12"),
+        ("".join(f'[[aiofiles]]\ntest = "t{number}"\nreason = "r"\n' for number in range(5)), "at most 4"),
         ('[[cpython]]\ntest = "t"\n', "needs a test and a reason"),
         ('[[cpython]]\ntest = "t"\nreason = " "\n', "needs a test and a reason"),
         ('[[cpython]]\ntest = "t"\nreason = "r"\nversion = "3.11"\n', "unknown keys"),
