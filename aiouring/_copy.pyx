@@ -126,6 +126,10 @@ cdef class CopyBlocks(Operation):
         # Behind what the source had at first there is as a rule nothing: one read at a time asks.
         return self.next_offset < self.total or self.reading == 0
 
+    cdef object moved_away(self):
+        # A worker of the old ring may still be writing from a block, so that no block may be used again.
+        return OSError(ECANCELED, "the event loop moved to another thread in the middle of a copy", self.dst_named)
+
     cdef int begin_block(self, uint32_t index) except -1:
         cdef block *one = &self.blocks[index]
         memset(one, 0, sizeof(block))
@@ -197,7 +201,9 @@ cdef class CopyBlocks(Operation):
         cdef block *one = &self.blocks[index]
         if not self.going_on():
             return 0
-        if res == -ECANCELED or res == -EINTR:
+        if res == -ECANCELED:
+            return self.note_failure(self.moved_away())
+        if res == -EINTR:
             return self.read_block(index)
         if res < 0:
             return self.note_failure(path_error(-res, self.src_named, None))
@@ -220,7 +226,9 @@ cdef class CopyBlocks(Operation):
         cdef block *one = &self.blocks[index]
         if not self.going_on():
             return 0
-        if res == -ECANCELED or res == -EINTR:
+        if res == -ECANCELED:
+            return self.note_failure(self.moved_away())
+        if res == -EINTR:
             return self.write_block(index)
         if res <= 0:
             return self.note_failure(path_error(-res if res else EIO, self.dst_named, None))

@@ -39,6 +39,8 @@ cdef class LoopCore:
     cdef io_uring_cqe batch[256]                # reaped and not yet dispatched
     cdef uint32_t batch_next, batch_count
     cdef long ring_thread                       # the kernel's id of the ring's only issuer, 0 before the first run
+    cdef bint may_be_silent                     # sends that are queued now go out with this turn's enter, and the CQ is emptied after it
+    cdef bint hurry                             # somebody waits for a silent request by now: do not sleep in this turn's enter
     cdef bint sleeping, wake_written, ring_closing
     cdef int64_t busy_poll_ns                   # how long to look for completions before a wait sleeps
     cdef object wake_pipe                       # WakePipe
@@ -76,6 +78,8 @@ cdef class LoopCore:
     cdef int enter(self, int64_t timeout_ns) except -1
     cdef int64_t poll_busily(self, int64_t timeout_ns) noexcept nogil
     cdef int dispatch(self) except -1
+    cdef int reap(self) except -1
+    cdef int settle(self) except -1
     cdef int deliver(self, io_uring_cqe *cqe) except -1
     cdef int deliver_timed(self, io_uring_cqe *cqe) except -1
     cdef list take_due(self)

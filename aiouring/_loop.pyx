@@ -319,8 +319,12 @@ cdef class LoopCore:
         self.turns += 1
         if self.ring.foreign_process():
             self.check_open()       # a callback forked, and the child came back here: the queues are the parent's
+        # After an interrupt between an enter and what it brought nobody would wake us for a silent request that has ended.
+        self.hurry = self.ops.silent_count != 0
+        self.may_be_silent = True
         self.flush_all()
-        timeout_ns = self.time_to_wait_ns()
+        timeout_ns = self.time_to_wait_ns()     # may run destructors, who write or close
+        self.may_be_silent = False
         if timeout_ns != 0 or self.ring.has_work():
             self.enter(timeout_ns)
         # asyncio's order: what was ready before the wait, then completions, then timers. A task that was woken before its peer's
@@ -328,6 +332,8 @@ cdef class LoopCore:
         # any of them runs: call_later(0) comes after a call_soon() that was made before it.
         due = self.take_due()
         try:
+            if self.ops.silent_count and self.batch_next == self.batch_count:
+                self.reap()
             self.run_ready()
             self.dispatch()
         except BaseException:
@@ -374,7 +380,7 @@ cdef class LoopCore:
         cdef double wait_ns
         # First of all: it drops cancelled timers, and with them whatever they held, whose destructors may call us.
         first = self.timers.first()
-        if self.ready or self.flush_list or self.bulk_queue or self._stopping or self.batch_next != self.batch_count:
+        if self.ready or self.flush_list or self.bulk_queue or self._stopping or self.batch_next != self.batch_count or self.hurry:
             return 0
         if self.ring.cq_ready():
             return 0
@@ -388,6 +394,7 @@ cdef class LoopCore:
     cdef int enter(self, int64_t timeout_ns) except -1:
         cdef uint32_t wait_nr = 0 if timeout_ns == 0 else 1
         cdef int rc
+        self.hurry = False
         self.sleeping = wait_nr != 0
         with nogil:
             if self.busy_poll_ns and wait_nr:
@@ -438,11 +445,32 @@ cdef class LoopCore:
                 self.deliver(cqe)
             if reaped >= self.ring.cq_entries:
                 return 0            # timers and callbacks get their turn even under a flood
-            self.batch_next = 0
-            self.batch_count = self.ring.reap(self.batch, BATCH_CQES)
+            self.reap()
             if self.batch_count == 0:
                 return 0
             reaped += self.batch_count
+
+    cdef int reap(self) except -1:
+        """The next batch, and what the kernel did without a word."""
+        if self.ring.foreign_process():
+            self.check_open()           # a callback forked, and this is the child: what has completed is for the parent
+        self.batch_next = 0
+        self.batch_count = self.ring.reap(self.batch, BATCH_CQES)
+        if self.ops.silent_count:
+            self.ops.note_spoken(self.batch, self.batch_count)
+            if not self.ring.cq_ready():
+                self.settle()
+        return 0
+
+    cdef int settle(self) except -1:
+        """All CQEs are known: tell the owners of silent requests that posted none that they succeeded. Before anything else is delivered, so
+        that who writes in his turn finds his last write gone."""
+        cdef io_uring_cqe cqe
+        while self.ops.next_settled(&cqe):
+            if self.ring.foreign_process():
+                self.check_open()       # a callback forked: the rest is for the parent
+            self.deliver(&cqe)
+        return 0
 
     cdef int deliver(self, io_uring_cqe *cqe) except -1:
         try:
@@ -610,6 +638,7 @@ cdef class LoopCore:
         """The loop stops running: submit what its last callbacks asked for, and let go of the thread."""
         if self.ring.foreign_process():
             return 0
+        self.may_be_silent = False          # an exception may have left it so
         try:
             self.flush_all()
             self.submit_now()
@@ -629,15 +658,19 @@ cdef class LoopCore:
         cdef uint32_t count = self.batch_count - self.batch_next, index
         cdef io_uring_cqe cancelled
         cdef io_uring_cqe *completed
+        cdef io_uring_cqe *completion
         cdef list requests
         interrupt = None
         new.enable()
         requests = self.ops.live_requests()
-        completed = <io_uring_cqe *>PyMem_RawMalloc((count + old.cq_entries) * sizeof(io_uring_cqe))
+        completed = <io_uring_cqe *>PyMem_RawMalloc((count + old.cq_entries + self.ops.silent_count) * sizeof(io_uring_cqe))
         if completed == NULL:
             raise MemoryError("no memory for the completions of a loop that moves to another thread")
         memcpy(completed, &self.batch[self.batch_next], count * sizeof(io_uring_cqe))
         count += old.reap(completed + count, old.cq_entries)
+        self.ops.note_spoken(completed, count)
+        while self.ops.next_settled(&completed[count]):
+            count += 1
         self.batch_next = self.batch_count = 0
         old.close()
         # From here on requests begin on the new ring, also those that the owners of what had completed begin now.
@@ -651,10 +684,11 @@ cdef class LoopCore:
                 cancelled.user_data = requests[index - count]
                 cancelled.res = -ECANCELED
                 cancelled.flags = 0
-                if not self.ops.is_live(cancelled.user_data):
-                    continue            # what had completed was its last
+            completion = &completed[index] if index < count else &cancelled
+            if index >= count and not self.ops.is_live(completion.user_data):
+                continue                # what had completed was its last
             try:
-                self.deliver(&completed[index] if index < count else &cancelled)
+                self.deliver(completion)
             except (SystemExit, KeyboardInterrupt) as exc:
                 interrupt = exc         # not before every owner has heard that the old ring is gone
         PyMem_RawFree(completed)
@@ -697,7 +731,11 @@ cdef class LoopCore:
             self.batch_next = 0
             self.batch_count = self.ring.reap(self.batch, BATCH_CQES)
             if self.batch_count == 0:
-                return 0
+                break
+            self.ops.note_spoken(self.batch, self.batch_count)
+        while self.ops.next_settled(&self.batch[0]):
+            self.ops.discard(&self.batch[0])
+        return 0
 
     cdef bint finish_requests(self) except -1:
         """Cancel everything and wait for the last CQEs. False: some did not come in time."""

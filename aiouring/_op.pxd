@@ -23,6 +23,8 @@ cdef struct op_slot:
     uint32_t sq_position        # where its SQE stood, to take it back before the kernel has seen it
     uint32_t next_free          # index + 1
     bint withdrawn
+    bint silent                 # posts a CQE only if its result is not `silent_result`
+    int32_t silent_result
 
 
 cdef class OpTable:
@@ -32,6 +34,8 @@ cdef class OpTable:
     cdef uint32_t first_free                # index + 1, 0: none
     cdef readonly uint32_t in_flight
     cdef readonly uint64_t stale_cqes       # CQEs whose slot had moved on; stays 0 unless something is wrong
+    cdef uint64_t *silent                   # the ids of silent requests, in the order of their SQEs; those before silent_next are done with
+    cdef uint32_t silent_next, silent_count, silent_room
     cdef unsigned long issuer               # the thread that may submit, 0: any (the loop does not run)
     cdef readonly bint closed
 
@@ -40,6 +44,13 @@ cdef class OpTable:
     cdef io_uring_sqe *begin(self, object owner, completion_fn complete, uint32_t tag) except NULL
     # Ask for a request's end; 0 and ids of requests that are over are ignored. The answer is the request's last CQE.
     cdef int cancel(self, uint64_t request) except -1
+    # For a filled SQE of a send on a stream socket: it does not wait, and posts no CQE if the result is `result`, which is its length. The
+    # callback is called all the same, by whoever drains next_settled(): what the kernel took and said nothing about has succeeded.
+    cdef bint silence(self, io_uring_sqe *sqe, int32_t result) noexcept
+    # These CQEs were reaped: the silent requests among their owners have posted one.
+    cdef void note_spoken(self, io_uring_cqe *cqes, uint32_t count) noexcept
+    # The next silent request that has ended without a CQE, as the CQE that it did not post. To be asked when all CQEs were noted.
+    cdef bint next_settled(self, io_uring_cqe *cqe) noexcept
     # The same for a request that the kernel has not seen yet, without another one. False: it has seen it.
     cdef bint withdraw(self, uint64_t request) except -1
     # Ask for the end of everything in flight on a registered file, by one request. By the table's index and not by descriptor, whose
@@ -54,6 +65,7 @@ cdef class OpTable:
     cdef int flush_full_queue(self) except -1
     cdef int grow(self) except -1
     cdef op_slot *find(self, uint64_t request) noexcept
+    cdef bint is_queued(self, uint64_t request, op_slot *slot) noexcept
     cdef void release(self, op_slot *slot, uint32_t index) noexcept
     cdef int deliver(self, io_uring_cqe *cqe) except -1
     cdef int discard(self, io_uring_cqe *cqe) except -1

@@ -1,10 +1,16 @@
 """Requests in flight: slots with generations, so that a late CQE can never reach the wrong owner.
 
-Used by `_loop` (deliver, close) and by every room that submits (begin, cancel). Calls `_ring` only.
+Used by `_loop` (deliver, close) and by every room that submits (begin, cancel). Calls `_ring` and, for one flag, `_prep`.
 
 Who owns what: from begin() to the last CQE a slot holds one strong reference to its owner; the owner holds whatever memory the SQE points
 to. deliver() frees the slot first and calls the owner then, so an owner can begin its next request from its callback. Nothing else ends a
 request: cancel() only asks, and the last CQE answers.
+
+A silent request posts no CQE when it does what it was asked for: a small send to a socket that has room then costs neither a completion nor
+the turn that would handle it. Such a send never waits (MSG_DONTWAIT), so when enter has taken its SQE it has ended; and whatever went
+otherwise (an error, EAGAIN, a part in spite of MSG_WAITALL) has posted a CQE by then. So once all CQEs are reaped, the silent ones that are
+not among their owners and whose SQEs are gone have succeeded. A loop that sleeps is not woken by them: only requests whose success nobody
+waits for may be silent.
 
 user_data: bits 0-31 the slot, bits 32-55 its generation (never 0), bits 56-63 the namespace (0: the loop). user_data 0 is nobody's.
 """
@@ -15,6 +21,7 @@ from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from posix.unistd cimport close as posix_close
 
+from aiouring._prep cimport make_silent_send
 from aiouring.uapi cimport *
 
 import os
@@ -105,7 +112,7 @@ cdef class OpTable:
         slot.complete = complete
         slot.tag = tag
         slot.owner = <void *>owner
-        slot.withdrawn = False
+        slot.withdrawn = slot.silent = False
         slot.sq_position = self.ring.sq_tail - 1
         Py_INCREF(owner)
         self.in_flight += 1
@@ -125,6 +132,11 @@ cdef class OpTable:
     cdef bint is_live(self, uint64_t request) noexcept:
         return self.find(request) != NULL
 
+    cdef bint is_queued(self, uint64_t request, op_slot *slot) noexcept:
+        # A request that lives for 2^32 others sees its position come round again, with somebody else's SQE in it: compare the ids too.
+        return (self.ring.sqe_is_queued(slot.sq_position)
+                and self.ring.sqes[slot.sq_position & self.ring.sq_mask].user_data == request)
+
     cdef bint withdraw(self, uint64_t request) except -1:
         cdef op_slot *slot = self.find(request)
         cdef io_uring_sqe *sqe
@@ -132,10 +144,9 @@ cdef class OpTable:
         if slot == NULL or slot.withdrawn:
             return True
         self.check()
-        sqe = &self.ring.sqes[slot.sq_position & self.ring.sq_mask]
-        # A request that lives for 2^32 others sees its position come round again, with somebody else's SQE in it: compare the ids too.
-        if not self.ring.sqe_is_queued(slot.sq_position) or sqe.user_data != request:
+        if not self.is_queued(request, slot):
             return False
+        sqe = &self.ring.sqes[slot.sq_position & self.ring.sq_mask]
         # It becomes a NOP where it stands, so that not one byte moves, and deliver() reports ECANCELED.
         chain = sqe.flags & <uint8_t>(IOSQE_IO_LINK | IOSQE_IO_HARDLINK)
         sqe.opcode = IORING_OP_NOP
@@ -149,18 +160,63 @@ cdef class OpTable:
         sqe.buf_index = 0
         sqe.splice_fd_in = 0
         slot.withdrawn = True
+        slot.silent = False         # a NOP posts its CQE
         return True
 
     cdef int cancel(self, uint64_t request) except -1:
         cdef io_uring_sqe *sqe
         if self.withdraw(request):
             return 0
+        if self.find(request).silent:
+            return 0            # the kernel took it, so it has ended
         sqe = self.sqe_or_flush()
         sqe.opcode = IORING_OP_ASYNC_CANCEL
         sqe.fd = -1
         sqe.addr = request
         sqe.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
         return 0
+
+    cdef bint silence(self, io_uring_sqe *sqe, int32_t result) noexcept:
+        cdef op_slot *slot = self.find(sqe.user_data)
+        cdef uint64_t *ids
+        if self.silent_count == self.silent_room:
+            ids = <uint64_t *>PyMem_RawRealloc(self.silent, (2 * self.silent_room + 64) * sizeof(uint64_t))
+            if ids == NULL:
+                return False        # it posts its CQE as any other
+            self.silent = ids
+            self.silent_room = 2 * self.silent_room + 64
+        self.silent[self.silent_count] = sqe.user_data
+        self.silent_count += 1
+        slot.silent = True
+        slot.silent_result = result
+        make_silent_send(sqe)
+        return True
+
+    cdef void note_spoken(self, io_uring_cqe *cqes, uint32_t count) noexcept:
+        cdef uint32_t index
+        cdef op_slot *slot
+        for index in range(count):
+            slot = self.find(cqes[index].user_data)
+            if slot != NULL:
+                slot.silent = False
+
+    cdef bint next_settled(self, io_uring_cqe *cqe) noexcept:
+        cdef op_slot *slot
+        if self.ring.overflowed():
+            return False        # a CQE may wait in the kernel
+        while self.silent_next < self.silent_count:
+            cqe.user_data = self.silent[self.silent_next]
+            slot = self.find(cqe.user_data)
+            if slot != NULL and slot.silent:
+                if self.is_queued(cqe.user_data, slot):
+                    return False        # and so are those behind it
+                self.silent_next += 1
+                cqe.res = slot.silent_result
+                cqe.flags = 0
+                return True
+            self.silent_next += 1
+        self.silent_next = self.silent_count = 0
+        return False
 
     cdef int cancel_file(self, int file_index) except -1:
         cdef io_uring_sqe *sqe = self.sqe_or_flush()
@@ -265,6 +321,7 @@ cdef class OpTable:
         for index in range(self.chunk_count):
             PyMem_RawFree(self.chunks[index])
         PyMem_RawFree(self.chunks)
+        PyMem_RawFree(self.silent)
 
 
 cdef object os_error(int32_t res):

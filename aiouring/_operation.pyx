@@ -224,7 +224,8 @@ cdef class Operation(AwaitableFuture):
         return self.stop()
 
     def _stop(self):
-        self.stop()
+        if not self.idle():             # it may have ended meanwhile, and then have no loop any more
+            self.stop()
 
     # -- what the kinds of operation replace ----------------------------------------------------------------------------------------------
 

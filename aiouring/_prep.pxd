@@ -6,6 +6,10 @@ from libc.string cimport memcpy
 
 from aiouring.uapi cimport *
 
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT
+    int MSG_WAITALL
+
 
 cdef inline void prep(io_uring_sqe *sqe, int opcode, int fd, const void *addr, uint32_t length, uint64_t off) noexcept nogil:
     sqe.opcode = <uint8_t>opcode
@@ -64,6 +68,13 @@ cdef inline void prep_sendto(io_uring_sqe *sqe, int fd, const void *data, uint32
     prep(sqe, IORING_OP_SEND, fd, data, length, <uint64_t>name)
     sqe.op_flags = msg_flags
     memcpy(&sqe.splice_fd_in, &name_bytes, sizeof(name_bytes))      # addr_len is the first half of that field
+
+
+# After prep_send() or prep_sendmsg(), on a stream socket: all of it goes out while it is submitted, and then there is no CQE; or there is one
+# with an error, or with how much went out.
+cdef inline void make_silent_send(io_uring_sqe *sqe) noexcept nogil:
+    sqe.op_flags |= MSG_DONTWAIT | MSG_WAITALL
+    sqe.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
 
 
 cdef inline void prep_sendmsg(io_uring_sqe *sqe, int fd, const void *msghdr, uint32_t msg_flags) noexcept nogil:

@@ -6,9 +6,8 @@ A small file takes three requests, one after the other: OPENAT, a READ that brin
 tells the end (files of /proc come in pieces, and their size is 0). CLOSE goes out before the task runs that waits for the bytes; nobody waits
 for its answer. Large files are read in pieces of 1 MiB, so that the rest of the loop has its turn between them.
 
-OPENAT's first attempt does not wait, so of a FIFO it opens the reading end without a writer, and the end of the file is there at once. Where a file
-seems empty the call therefore asks what it is. A FIFO is opened once more, by a request that waits for a writer; the first descriptor stays
-open until then, so that no writer meets a FIFO without a reader in between.
+OPENAT does not wait for a FIFO's writer, and without one the end of the file is there at once. Where a file seems empty the call therefore asks
+what it is, and of a FIFO it waits by polling until there is data, or a writer has come and gone: open() would have waited for the same.
 
 At most FILES_AT_ONCE files are open at once on a loop; the rest waits in line, so that a program may ask for ten thousand at once without
 running out of descriptors.
@@ -19,7 +18,7 @@ Who owns what: the call owns its descriptor and the bytes object that is being f
 cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from posix.unistd cimport close as posix_close
 
 from aiouring._awaitable cimport NEW, OVER, WAITING
@@ -28,7 +27,7 @@ from aiouring._fsprep cimport prep_statx
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport TAG_RETURNS_FD
 from aiouring._operation cimport Operation
-from aiouring._prep cimport prep_openat, prep_read
+from aiouring._prep cimport prep_openat, prep_poll_add, prep_read
 from aiouring.uapi cimport *
 
 import collections
@@ -41,6 +40,9 @@ cdef extern from "Python.h":
 
 cdef extern from "<fcntl.h>" nogil:
     int AT_FDCWD, O_RDONLY, O_CLOEXEC
+
+cdef extern from "<poll.h>" nogil:
+    uint32_t POLLIN
 
 cdef extern from "<sys/stat.h>" nogil:
     uint32_t S_IFMT, S_IFIFO
@@ -75,7 +77,7 @@ cdef enum read_step:
     OPENING
     READING
     ASKING              # what it is that seems empty
-    WAITING_FOR_WRITER
+    POLLING             # a FIFO, for its writer
 
 
 @cython.final
@@ -84,8 +86,8 @@ cdef class ReadFile(Operation):
     cdef bytes path
     cdef Line line
     cdef int fd                 # -1: not open
-    cdef int fifo_fd            # the first descriptor of a FIFO, -1: none
     cdef read_step doing
+    cdef bint polled
     cdef bint in_line           # counts in line.busy
     cdef aiouring_statx found
     cdef PyObject *data         # a bytes object that is ours alone, NULL: none
@@ -107,18 +109,17 @@ cdef class ReadFile(Operation):
         return self.submit()
 
     cdef int submit(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(
-            self, Operation.complete, TAG_RETURNS_FD if self.doing == OPENING or self.doing == WAITING_FOR_WRITER else 0)
+        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, Operation.complete, TAG_RETURNS_FD if self.doing == OPENING else 0)
         self.request = sqe.user_data
         if self.doing == READING:
             prep_read(sqe, self.fd, bytes_memory(self.data) + self.filled,
                       <uint32_t>min(self.size - self.filled, <Py_ssize_t>PIECE_BYTES), <uint64_t>self.filled)
         elif self.doing == ASKING:
             prep_statx(sqe, self.fd, b"", KERNEL_AT_EMPTY_PATH, KERNEL_STATX_TYPE, &self.found)
+        elif self.doing == POLLING:
+            prep_poll_add(sqe, self.fd, POLLIN)
         else:
             prep_openat(sqe, AT_FDCWD, self.path, O_RDONLY | O_CLOEXEC, 0)
-            if self.doing == WAITING_FOR_WRITER:
-                sqe.flags |= <uint8_t>IOSQE_ASYNC
         return 0
 
     cdef int arrived(self, int32_t res, uint32_t cqe_flags) except -1:
@@ -126,7 +127,7 @@ cdef class ReadFile(Operation):
             return self.fail(path_error(-res, self.named, None))
         if self.doing == READING:
             if res == 0:
-                if self.filled or self.fifo_fd >= 0:
+                if self.filled or self.polled:
                     return self.finish_read()
                 self.doing = ASKING
             else:
@@ -137,13 +138,14 @@ cdef class ReadFile(Operation):
         elif self.doing == ASKING:
             if self.found.stx_mode & S_IFMT != S_IFIFO:
                 return self.finish_read()
-            self.fifo_fd = self.fd
-            self.fd = -1
-            self.doing = WAITING_FOR_WRITER
+            self.doing = POLLING
+        elif self.doing == POLLING:
+            self.polled = True
+            self.doing = READING
         else:
             self.fd = res
             self.doing = READING
-            if self.data == NULL and self.wanted():
+            if self.wanted():
                 self.size = FIRST_BYTES
                 self.data = PyBytes_FromStringAndSize_new(NULL, FIRST_BYTES)
         return self.again()
@@ -163,9 +165,7 @@ cdef class ReadFile(Operation):
         cdef ReadFile following
         if self.fd >= 0:
             close_soon(self.loop, self.fd)
-        if self.fifo_fd >= 0:
-            close_soon(self.loop, self.fifo_fd)
-        self.fd = self.fifo_fd = -1
+            self.fd = -1
         Py_XDECREF(self.data)
         self.data = NULL
         if not self.in_line:
@@ -190,11 +190,8 @@ cdef class ReadFile(Operation):
             self.loop.call_exception_handler({"message": "A file's turn to be read failed", "exception": exc})
 
     def __dealloc__(self):
-        # Its loop was closed.
         if self.fd >= 0:
-            posix_close(self.fd)
-        if self.fifo_fd >= 0:
-            posix_close(self.fifo_fd)
+            posix_close(self.fd)        # its loop was closed
         Py_XDECREF(self.data)
 
 
@@ -206,7 +203,7 @@ def read_bytes(path):
         return None
     call = ReadFile.__new__(ReadFile)
     call.state = OVER           # not a coroutine that nobody awaited, if the path is none
-    call.fd = call.fifo_fd = -1
+    call.fd = -1
     call.loop = loop
     call.named = plain_path("read_bytes", path)
     call.path = encode_path("read_bytes", call.named)

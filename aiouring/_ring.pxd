@@ -58,6 +58,7 @@ cdef class Ring:
     cdef bint sqe_is_queued(self, uint32_t sq_position) noexcept nogil
     cdef bint has_work(self) noexcept nogil                                     # an enter would bring something
     cdef bint cq_ready(self) noexcept nogil
+    cdef bint overflowed(self) noexcept nogil                                   # CQEs wait in the kernel for room in the CQ
     cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil   # >= 0, or -errno
     cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil
 

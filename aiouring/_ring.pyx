@@ -234,6 +234,9 @@ cdef class Ring:
         return (self.queued() != 0 or self.cq_ready()
                 or aiouring_load_relaxed(self.sq_kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) != 0)
 
+    cdef bint overflowed(self) noexcept nogil:
+        return aiouring_load_relaxed(self.sq_kflags) & IORING_SQ_CQ_OVERFLOW != 0
+
     cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
         """Submit what is queued, run deferred work, and wait for `wait_nr` CQEs, `timeout_ns` at most (negative: without bound).
 

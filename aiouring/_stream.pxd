@@ -6,7 +6,7 @@ from posix.uio cimport iovec
 
 from aiouring._loop cimport LoopCore
 from aiouring._stream_receive cimport StreamReceiver
-from aiouring._transport cimport flag
+from aiouring.uapi cimport io_uring_sqe
 
 cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
@@ -25,8 +25,6 @@ cdef class StreamCore(StreamReceiver):
     cdef object sending                         # the same, of the send in flight; kept until its last CQE
     cdef Py_ssize_t sending_index, sending_offset
     cdef send_vector *vector                    # of the SENDMSG in flight, else NULL
-    cdef flag eof_written
-    cdef flag has_extra                         # the shell has its dict
 
     @staticmethod
     cdef int send_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
@@ -38,6 +36,7 @@ cdef class StreamCore(StreamReceiver):
     cdef int enqueue(self, object data) except -1
     cdef int after_enqueue(self) except -1
     cdef int arm_send(self, uint32_t msg_flags) except -1
+    cdef int armed(self, io_uring_sqe *sqe, Py_ssize_t length) except -1
     cdef int arm_sendmsg(self, uint32_t msg_flags) except -1
     cdef void free_vector(self) noexcept
     cdef int note_sent(self, Py_ssize_t count) except -1

@@ -28,6 +28,7 @@ from aiouring._prep cimport prep_send, prep_sendmsg
 from aiouring._stream_receive cimport StreamReceiver
 from aiouring.uapi cimport *
 
+import asyncio
 import sys
 from asyncio import constants, transports, trsock
 
@@ -44,6 +45,7 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     SEND_IOVECS_MAX = 256
     SEND_BYTES_MAX = 1 << 30            # a SEND's length has 32 bits; a short send is continued anyway
+    SILENT_BYTES_MAX = 64 * 1024        # what a socket's buffer takes at once as a rule
 
 cdef object EXTRA_SLOT = transports.BaseTransport._extra        # the slot's descriptor
 cdef bint SERVER_KNOWS_ITS_TRANSPORTS = sys.version_info >= (3, 13)
@@ -82,6 +84,8 @@ cdef class StreamCore(StreamReceiver):
                 self.loop.complete_now(self.send_request)
             else:
                 self.loop.schedule_flush(self)
+        else:
+            self.want_send_to_end()
         if self.unsent_bytes > self.high_water_bytes:
             self.pause_protocol()
         return 0
@@ -127,6 +131,18 @@ cdef class StreamCore(StreamReceiver):
             self.fatal_error(exc, "Fatal error: the connection's requests could not be queued")
         return 0
 
+    cdef int armed(self, io_uring_sqe *sqe, Py_ssize_t length) except -1:
+        """The send of so many bytes is filled in. It is silent if it will probably go out at once and nobody waits for its end."""
+        self.send_request = sqe.user_data
+        if (self.loop.may_be_silent and length <= SILENT_BYTES_MAX and <size_t>length == self.unsent_bytes and not self.refused
+                and self.paused_protocol is None and not self.closing and not self.eof_written and self.empty_waiter is None):
+            self.silent_send = self.loop.ops.silence(sqe, <int32_t>length)
+        return 0
+
+    cdef void want_send_to_end(self) noexcept:
+        if self.silent_send and self.loop.may_be_silent:        # else the enter that takes it is over, and all will be known in this turn
+            self.loop.hurry = True
+
     cdef int arm_send(self, uint32_t msg_flags) except -1:
         cdef io_uring_sqe *sqe
         cdef Py_ssize_t length
@@ -142,13 +158,12 @@ cdef class StreamCore(StreamReceiver):
         sqe = self.loop.ops.begin(self, StreamCore.send_complete, 0)
         prep_send(sqe, self.fd, PyBytes_AS_STRING(data) + self.sending_offset,
                   <uint32_t>(length if length < SEND_BYTES_MAX else SEND_BYTES_MAX), msg_flags)
-        self.send_request = sqe.user_data
-        return 0
+        return self.armed(sqe, length)
 
     cdef int arm_sendmsg(self, uint32_t msg_flags) except -1:
         cdef io_uring_sqe *sqe
         cdef list sending = self.sending
-        cdef Py_ssize_t count = len(sending) - self.sending_index, index
+        cdef Py_ssize_t count = len(sending) - self.sending_index, index, length = -self.sending_offset
         cdef iovec *iovecs
         if count > SEND_IOVECS_MAX:
             count = SEND_IOVECS_MAX
@@ -160,6 +175,7 @@ cdef class StreamCore(StreamReceiver):
             data = sending[self.sending_index + index]
             iovecs[index].iov_base = PyBytes_AS_STRING(data)
             iovecs[index].iov_len = PyBytes_GET_SIZE(data)
+            length += PyBytes_GET_SIZE(data)
         iovecs[0].iov_base = <char *>iovecs[0].iov_base + self.sending_offset
         iovecs[0].iov_len -= self.sending_offset
         memset(self.vector, 0, sizeof(send_vector))
@@ -171,8 +187,7 @@ cdef class StreamCore(StreamReceiver):
             self.free_vector()
             raise
         prep_sendmsg(sqe, self.fd, &self.vector.header, msg_flags)
-        self.send_request = sqe.user_data
-        return 0
+        return self.armed(sqe, length)
 
     cdef void free_vector(self) noexcept:
         PyMem_RawFree(self.vector)
@@ -182,6 +197,7 @@ cdef class StreamCore(StreamReceiver):
     cdef int send_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
         cdef StreamCore self = <StreamCore>owner
         self.send_request = 0
+        self.silent_send = False
         if self.vector != NULL:
             self.free_vector()
         if self.lost:
@@ -197,6 +213,7 @@ cdef class StreamCore(StreamReceiver):
             self.sending = None
         else:
             self.note_sent(res)
+        self.refused = self.sending is not None
         if self.unsent_bytes:
             self.loop.schedule_flush(self)
         if self.paused_protocol is not None:
@@ -240,6 +257,7 @@ cdef class StreamCore(StreamReceiver):
         if self.closing or self.eof_written:
             return
         self.eof_written = True
+        self.want_send_to_end()
         if self.unsent_bytes == 0:
             self.shut_down_sending()
 
@@ -250,6 +268,7 @@ cdef class StreamCore(StreamReceiver):
             return
         self.loop.ops.check()           # refuse before anything has changed
         self.closing = True
+        self.want_send_to_end()
         self.loop.schedule_flush(self)          # ends the receive
         if self.unsent_bytes == 0:
             self.lose(None)
@@ -288,6 +307,7 @@ cdef class StreamCore(StreamReceiver):
         self.lost = True
         self.error = error
         self.backlog = None
+        self.want_send_to_end()
         self.loop.ops.cancel(self.recv_request)
         self.loop.ops.cancel(self.send_request)
         return 0
@@ -333,15 +353,15 @@ cdef class StreamCore(StreamReceiver):
         if self.empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
         self.empty_waiter = self.loop.create_future()
+        self.want_send_to_end()
         if self.unsent_bytes == 0:
             self.empty_waiter.set_result(None)
         return self.empty_waiter
 
 
-class StreamTransport(SocketShell, transports._FlowControlMixin):
+class StreamTransport(SocketShell, asyncio.Transport):
     """A connected stream socket. Made by the loop's create_connection, create_server and their relatives."""
 
-    # asyncio's sendfile insists on its own flow-control class, an asyncio.Transport with slots of which only `_loop` is used here.
     __slots__ = ("__dict__", "__weakref__", "_core")
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE

@@ -3,10 +3,10 @@
 
 from libc.stdint cimport uint8_t, uint16_t
 
-from aiouring._transport cimport TransportCore
+from aiouring._transport cimport TransportCore, flag
 
 
-cdef struct socket_names:                       # two sockaddrs, one behind the other, exactly as long as they are
+cdef struct socket_names:                       # two sockaddrs, one behind the other, without what is padding in them
     uint8_t sockname_bytes, peername_bytes      # 0: there is none
 
 
@@ -14,6 +14,7 @@ cdef class StreamSocket(TransportCore):
     cdef socket_names *names                    # what the socket was called when the transport was made; NULL: the shell's dict has it
     cdef uint16_t family, proto                 # with `kind`, what a socket object is made of
     cdef uint8_t kind
+    cdef flag has_extra                         # the shell has asyncio's dict
     cdef uint8_t closer                         # who closes the descriptor: NOBODY (it is closed), this object, the socket object
 
     # One of the two comes before attach(). An accepted descriptor is this object's from there on, whatever raises.

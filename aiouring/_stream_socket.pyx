@@ -38,6 +38,9 @@ cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP
 
 cdef enum:
+    INET_BYTES = 8                      # family, port and address of a sockaddr_in; the rest is padding
+
+cdef enum:
     # Who closes the descriptor.
     NOBODY                              # it is closed
     THIS_OBJECT
@@ -113,10 +116,13 @@ cdef class StreamSocket(TransportCore):
             sockname_bytes = 0
         if getpeername(self.fd, <sockaddr *>&peername, &peername_bytes) < 0:
             peername_bytes = 0          # there is none, or it has gone already: then the receive will say so
+        if self.family == AF_INET:
+            sockname_bytes = min(sockname_bytes, <socklen_t>INET_BYTES)
+            peername_bytes = min(peername_bytes, <socklen_t>INET_BYTES)
+        # The longest is a unix socket's, of 111 bytes.
         self.names = <socket_names *>PyMem_Malloc(sizeof(socket_names) + sockname_bytes + peername_bytes)
         if self.names == NULL:
             raise MemoryError()
-        # The longest is a unix socket's, of 111 bytes.
         self.names.sockname_bytes = <uint8_t>sockname_bytes
         self.names.peername_bytes = <uint8_t>peername_bytes
         memcpy(<char *>(self.names + 1), &sockname, sockname_bytes)

@@ -23,7 +23,7 @@ from aiouring._transport cimport PyContext_Enter, PyContext_Exit
 import asyncio
 import ssl
 import warnings
-from asyncio import constants, transports
+from asyncio import constants
 from asyncio.log import logger
 
 from aiouring._stream import StreamTransport
@@ -120,9 +120,15 @@ cdef class SSLCore(DirectProtocol):
             # A BufferedProtocol empties the BIO between the pieces. Whoever paused, or shakes hands, gets all at once.
             part = min(length, self.room_bytes()) if self.state == OPEN and not self.reading_paused else length
             self.take_in(data, part)
-            self.go_on()
             data += part
             length -= part
+            try:
+                self.go_on()
+            except BaseException:
+                if length:
+                    self.take_in(data, length)      # an interrupt: the loop may run again, and a stream must not have a gap
+                self.loop.add_ready(self.go_on, (), self.context)
+                raise
         return 0
 
     cdef Py_ssize_t room_bytes(self) noexcept:
@@ -489,14 +495,13 @@ cdef WriteFlush new_write_flush(SSLCore core):
     return flush
 
 
-class SSLTransport(transports._FlowControlMixin):
+class SSLTransport(asyncio.Transport):
     """The application's end of a TLS connection. Made by create_connection, create_server, start_tls and their relatives.
 
     Its class has SSL in its name because programs tell TLS transports by that.
     """
 
-    # asyncio's sendfile insists on its own flow-control class, an asyncio.Transport with slots of which only `_loop` is used here.
-    __slots__ = ("__dict__", "__weakref__", "_core")
+    __slots__ = ("__dict__", "__weakref__", "_core", "_loop")
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.FALLBACK
 

@@ -23,6 +23,9 @@ cdef class TransportCore(Flushable):
     cdef uint32_t writes_after_loss
     cdef flag paused                                # pause_reading() was called
     cdef flag closing, lost_scheduled
+    cdef flag silent_send                           # the send in flight posts no CQE if it sends all: see _op.OpTable.silence
+    cdef flag refused                               # the last send left something over: the socket had no room
+    cdef flag eof_written                           # write_eof() was called, where there is one
     cdef size_t unsent_bytes, high_water_bytes, low_water_bytes
 
     # Made by the shell: attach() first, announce() once the transport is complete.
@@ -44,6 +47,7 @@ cdef class TransportCore(Flushable):
 
     cdef int set_limits(self, object high, object low) except -1
     cdef int pause_protocol(self) except -1
+    cdef void want_send_to_end(self) noexcept       # a kind whose sends may be silent replaces it
     cdef int resume_protocol(self) except -1
     cdef int tell(self, str method, object protocol) except -1
     cdef int report(self, object error, str message) except -1

@@ -99,11 +99,16 @@ cdef class TransportCore(Flushable):
         """To be called when more was queued: tells the protocol if that is above the high-water mark."""
         if self.unsent_bytes <= self.high_water_bytes or self.paused_protocol is self.protocol:
             return 0
+        self.want_send_to_end()
         # A protocol that was replaced while it was paused is let go: the new one writes now.
         former = self.paused_protocol
         self.paused_protocol = self.protocol
         self.tell("resume_writing", former)
         return self.tell("pause_writing", self.protocol)
+
+    cdef void want_send_to_end(self) noexcept:
+        """Somebody waits for the end of the send in flight from now on."""
+        pass
 
     cdef int resume_protocol(self) except -1:
         """To be called when something went out: tells the protocol that was paused, also if another has taken its place meanwhile."""

@@ -20,10 +20,22 @@ from aiouring._poll import PollMixin
 from aiouring._sock import SockMixin
 from aiouring.network import NetworkMixin
 from aiouring.process import ProcessMixin
+from aiouring.sendfile import SendfileMixin
 from aiouring.signals import SignalMixin
 
 
-class Loop(NetworkMixin, DatagramMixin, SockMixin, ProcessMixin, SignalMixin, PollMixin, PipeMixin, LoopCore, asyncio.BaseEventLoop):
+class Loop(
+    NetworkMixin,
+    SendfileMixin,
+    DatagramMixin,
+    SockMixin,
+    ProcessMixin,
+    SignalMixin,
+    PollMixin,
+    PipeMixin,
+    LoopCore,
+    asyncio.BaseEventLoop,
+):
     """An asyncio event loop on one io_uring.
 
     Raises RingUnavailable when the kernel refuses the ring. Kernel floor: Linux 6.1. The loop may be made in one thread and run in

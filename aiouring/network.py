@@ -412,19 +412,3 @@ class NetworkMixin(_Base):
             pass
         except OSError as err:
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, err)
-
-    # -- sendfile -----------------------------------------------------------------------------------------------------------------
-
-    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
-        """Send a file through a transport: BaseEventLoop.sendfile() calls this. What was written before goes out first."""
-        transp._lend_socket()  # to sock_sendfile()
-        resume_reading = transp.is_reading()
-        transp.pause_reading()
-        await transp._make_empty_waiter()
-        try:
-            return await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
-        finally:
-            transp._reset_empty_waiter()
-            if resume_reading:
-                transp.resume_reading()
-            transp._take_socket_back()

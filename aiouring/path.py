@@ -1,7 +1,7 @@
 """Path: pathlib's paths for asynchronous programs, as anyio.Path.
 
-Users make it with aiouring.Path(...). Calls `fs`; what is pure computation is pathlib.PurePosixPath's, which it inherits from, and what pathlib
-alone knows how to do (glob, resolve, owner) is pathlib's own code in the loop's executor.
+Users make it with aiouring.Path(...). Calls `fs` and `files`. What is pure computation is pathlib.PurePosixPath's, which it inherits from, and what
+pathlib alone knows how to do (glob, resolve, owner) is pathlib's own code in the loop's executor.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from aiouring import fs
 from aiouring._types import StrPath
 from aiouring.descriptors import opened
 from aiouring.executor import in_executor
+from aiouring.files import Opening
+from aiouring.files import open as open_file
 
 # What pathlib takes for "does not exist" where it answers a question with a bool; every other error is raised.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
@@ -283,6 +285,12 @@ class Path(pathlib.PurePosixPath):
     async def lchmod(self, mode: int) -> None:
         """chmod() of a symbolic link itself, which Linux does not have: NotImplementedError for one."""
         await fs.chmod(str(self), mode, follow_symlinks=False)
+
+    def open(
+        self, mode: str = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None, newline: str | None = None
+    ) -> Opening[Any]:
+        """aiouring.open() of this path, with the same arguments: await it, or use it in `async with`."""
+        return open_file(str(self), mode, buffering, encoding, errors, newline)
 
     async def read_bytes(self) -> bytes:
         """All the file's bytes."""

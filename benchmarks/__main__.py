@@ -81,6 +81,9 @@ def run_rows(
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    for name, number in (("--rounds", options.rounds), ("--seconds", options.seconds)):
+        if number is not None and not number > 0:
+            raise SystemExit(f"{name} {number}: it must be positive")
     chosen = rows.select(options.only)
     if not chosen:
         raise SystemExit(f"--only {options.only}: no row has that in its name; --list names them")

@@ -35,9 +35,12 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def cp(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    done = subprocess.run(
         command(*arguments), capture_output=True, text=True, errors="surrogateescape", timeout=100, env=support.child_environment(), **options
     )
+    # How far it is, is told only when it takes a while, which is the machine's affair.
+    done.stderr = re.sub(r"(?m)^ *[0-9.]+ %  .*/s\n", "", done.stderr)
+    return done
 
 
 def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:

@@ -106,6 +106,27 @@ async def test_a_fifo_is_read_to_its_writers_end(tmp_path: Path, rng: random.Ran
     writer.join()
 
 
+@pytest.mark.parametrize("data", [b"", b"short"])
+async def test_a_fifo_whose_writer_has_come_and_gone(tmp_path: Path, data: bytes) -> None:
+    """Before the call has noticed that there was none at first."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for turns in range(8):
+        reading = asyncio.ensure_future(fs.read_bytes(fifo))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        while True:
+            try:
+                fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody reads yet
+                await asyncio.sleep(0)
+            else:
+                break
+        os.write(fd, data)
+        os.close(fd)
+        assert await reading == data
+
+
 async def test_a_read_is_cancelled_at_each_wait(tmp_path: Path, rng: random.Random) -> None:
     path = tmp_path / "file"
     path.write_bytes(rng.randbytes(3_000_000))

@@ -203,6 +203,21 @@ async def test_walk(tmp_path: pathlib.Path) -> None:
     assert isinstance(errors[0], FileNotFoundError)
 
 
+async def test_open(tmp_path: pathlib.Path) -> None:
+    path = Path(tmp_path, "file")
+    async with path.open("w", encoding="utf-8", newline="\r\n") as file:
+        await file.write("one\ntwo ä\n")
+    assert (tmp_path / "file").read_bytes() == "one\r\ntwo ä\r\n".encode()
+    async with path.open(encoding="utf-8") as file:
+        assert [line async for line in file] == ["one\n", "two ä\n"]
+    file = await path.open("rb", 0)
+    assert await file.read() == "one\r\ntwo ä\r\n".encode()
+    await file.close()
+    with pytest.raises(FileNotFoundError) as caught:
+        await Path(tmp_path, "missing").open()
+    assert caught.value.filename == str(tmp_path / "missing")
+
+
 async def test_cancelled_iterations_close_their_folders(tmp_path: pathlib.Path) -> None:
     for number in range(3000):
         (tmp_path / str(number)).touch()

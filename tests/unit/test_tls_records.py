@@ -177,3 +177,25 @@ def test_application_that_writes_and_raises_has_written(
 
     run(loop, main())
     assert [type(exception) for exception in reports] == [ZeroDivisionError]
+
+
+def test_an_interrupt_in_a_buffered_protocol_leaves_no_gap_in_the_stream(loop, client_context, server_context):
+    """What was received together with the record that it came in goes on in the next run."""
+    data = bytes(range(256)) * 400
+    protocol = BufferedRecorder(loop)
+    transport, peer = run(loop, client_of_peer(loop, protocol, client_context, server_context))
+
+    def interrupt() -> None:
+        protocol.on_data = lambda: None
+        raise KeyboardInterrupt
+
+    protocol.on_data = interrupt
+    sending = loop.create_task(peer.send(data))
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(protocol.bytes_received(len(data)))
+    run(loop, protocol.bytes_received(len(data)))
+    assert protocol.received == data
+    run(loop, sending)
+    transport.abort()
+    run(loop, protocol.lost)
+    peer.close()
