@@ -1,11 +1,12 @@
 /* Ways of sending a file to a stream socket, each as a server of that file: docs/performance.md ("Sending files") has the figures.
  *
- *     send_file PORT WAY FILE [PIECE_BYTES]          serves FILE to whoever sends anything (one packet is one request), by this way
+ *     send_file PORT WAY FILE [PIECE_BYTES [BYTES]]  serves FILE to whoever sends anything (one packet is one request), by this way
  *     load PORT --http / --connections 50 --pid PID  is what loads it
  *
  * The ways: memory (read once, sent from memory), kept (one mapping for all), map (a mapping for each request), read (READ into one piece of memory,
  * SEND from it), two (the same with two pieces, which overlap), link (READ and SEND as one chain), splice (file to pipe, pipe to socket), and
- * sendfile (the system call, tried without waiting, then a poll request). Those with PIECE_BYTES move so much with one request.
+ * sendfile (the system call, tried without waiting, then a poll request). With one request read, two, link and splice move PIECE_BYTES; pieces of
+ * memory begin BYTES behind a page's beginning.
  */
 #include "ring.h"
 
@@ -30,20 +31,14 @@ static struct connection connections[CONNECTIONS_MAX];
 static char *way, *whole, head[200];
 static int file, head_size;
 static int64_t size;
-static uint32_t piece = 128 * 1024;
-
-static struct io_uring_sqe *prepare(int kind, int op, int fd, const void *addr, int64_t length) {
-    struct io_uring_sqe *sqe = ring_sqe(&ring);
-    sqe->opcode = (uint8_t)op;
-    sqe->fd = fd;
-    sqe->addr = (uint64_t)(uintptr_t)addr;
-    sqe->len = (uint32_t)length;
-    return sqe;
-    (void)kind;
-}
+static uint32_t piece = 128 * 1024, misaligned;
 
 static struct io_uring_sqe *begin(int kind, int fd, int op, int on, const void *addr, int64_t length) {
-    struct io_uring_sqe *sqe = prepare(kind, op, on, addr, length);
+    struct io_uring_sqe *sqe = ring_sqe(&ring);
+    sqe->opcode = (uint8_t)op;
+    sqe->fd = on;
+    sqe->addr = (uint64_t)(uintptr_t)addr;
+    sqe->len = (uint32_t)length;
     sqe->user_data = (uint64_t)fd << 3 | (uint64_t)kind;
     if (op == IORING_OP_SEND)
         sqe->op_flags = MSG_NOSIGNAL;
@@ -54,7 +49,12 @@ static int is(const char *name) { return strcmp(way, name) == 0; }
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static void next(int fd);
+static char *memory_for_pieces(int count) {
+    char *memory = aligned_alloc(4096, (size_t)count * piece); /* see aiouring/_sendfile.pyx: 16 bytes further the copy costs eight times as much */
+    if (!memory)
+        die("memory for pieces");
+    return memory + misaligned;
+}
 
 static void arm_recv(int fd) {
     struct io_uring_sqe *sqe = begin(RECV, fd, IORING_OP_RECV, fd, NULL, 0);
@@ -92,7 +92,7 @@ static void next(int fd) {
         begin(SEND, fd, IORING_OP_SEND, fd, (is("map") ? c->memory : whole) + c->sent, size - c->sent);
     } else if (is("read") || is("two")) {
         if (!c->memory)
-            c->memory = malloc(2 * piece);
+            c->memory = memory_for_pieces(pieces + 1);
         if (!c->sending && c->filled[c->send_from]) {
             begin(SEND, fd, IORING_OP_SEND, fd, c->memory + (size_t)c->send_from * piece + c->offset, c->filled[c->send_from] - c->offset);
             c->sending = 1;
@@ -101,7 +101,7 @@ static void next(int fd) {
             begin_read(fd, c->read_into);
     } else if (is("link")) {
         if (!c->memory)
-            c->memory = malloc(2 * piece);
+            c->memory = memory_for_pieces(2);
         if (c->filled[0]) {
             begin(SEND, fd, IORING_OP_SEND, fd, c->memory + c->offset, c->filled[0] - c->offset);
         } else {
@@ -197,7 +197,7 @@ static void completed(int kind, int fd, int res, uint32_t flags, int listener) {
 int main(int argc, char **argv) {
     struct stat about;
     if (argc < 4)
-        fail("usage: send_file PORT memory|kept|map|read|two|link|splice|sendfile FILE [PIECE_BYTES]");
+        fail("usage: send_file PORT memory|kept|map|read|two|link|splice|sendfile FILE [PIECE_BYTES [BYTES]]");
     way = argv[2];
     file = open(argv[3], O_RDONLY | O_CLOEXEC);
     if (file < 0 || fstat(file, &about))
@@ -205,6 +205,8 @@ int main(int argc, char **argv) {
     size = about.st_size;
     if (argc > 4)
         piece = (uint32_t)atoi(argv[4]);
+    if (argc > 5)
+        misaligned = (uint32_t)atoi(argv[5]); /* less than a page */
     whole = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, file, 0);
     if (is("memory")) {
         char *copy = malloc((size_t)size);

@@ -14,6 +14,6 @@ Run:   python -m examples.file_server            serves the current folder on ht
 | `folder.py`, `listing.py`, `mime.py` | from an address to what stands behind it |
 | `files.py` | all access to the folder |
 | `cache.py` | what is kept in memory |
-| `access_log.py`, `stats.py`, `trouble.py` | what is told of it: log, counters, errors |
+| `access_log.py`, `stats.py`, `trouble.py`, `writer.py` | what is told of it: log, counters, errors |
 | `demo.py`, `check.py` | `make demo` |
 """

@@ -1,6 +1,6 @@
 """The access log in the combined format: one line for each answer, written to a file or to standard error by a worker thread.
 
-Called by `connection` (lines) and `server` (flush, reopen, close). Calls `trouble`.
+Called by `connection` (lines) and `server` (flush, reopen, close). Calls `writer`, `trouble`.
 
 Lines are collected and written together, so that an answer costs one append. What is not written when WAITING_BYTES_MAX have come together
 is dropped and counted: a full disk or a reader that has stopped must not make the server grow or wait.
@@ -9,14 +9,12 @@ is dropped and counted: a full disk or a reader that has stopped must not make t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
-import threading
 from pathlib import Path
-from queue import SimpleQueue
 
 from .trouble import Trouble
+from .writer import Writer
 
 #: So many pieces (three are a line) are collected before they are written, or what comes within a second.
 PIECES_MAX = 1500
@@ -49,7 +47,7 @@ class AccessLog:
         self._lost_lines = 0
         self._task: asyncio.Task[None] | None = None
         self._held = False  # the file is being changed
-        self._writer = _Writer(self._open())
+        self._writer = Writer(self._open())
 
     def _open(self) -> int:
         if self._path is None:
@@ -92,7 +90,7 @@ class AccessLog:
                     await self._writer.write(text)
                 except OSError as error:
                     self._lost_lines += text.count(b"\n")
-                    self._trouble.tell(f"the access log cannot be written: {error}")
+                    self._trouble.tell("the access log cannot be written", error)
                 self._waiting_bytes = sum(map(len, self._waiting))
         finally:
             self._task = None
@@ -106,9 +104,9 @@ class AccessLog:
         try:
             fd = await asyncio.get_running_loop().run_in_executor(None, self._open)
         except OSError as error:
-            self._trouble.tell(f"the access log cannot be opened again, and goes on in the old file: {error}")
+            self._trouble.tell("the access log cannot be opened again, and goes on in the old file", error)
         else:
-            old, self._writer = self._writer, _Writer(fd)
+            old, self._writer = self._writer, Writer(fd)
             old.end()
         finally:
             self._held = False
@@ -129,46 +127,3 @@ class AccessLog:
                 task.cancel()
                 self._trouble.tell("the end of the access log is lost: nobody takes it")
         self._writer.end()
-
-
-class _Writer:
-    """A thread that writes to one descriptor, which is its own, and closes it in the end.
-
-    Not one of the executor's, for which the interpreter waits when it ends: a write can hang for ever where a pipe's reader has stopped.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._texts: SimpleQueue[tuple[bytes, asyncio.Future[None]] | None] = SimpleQueue()
-        threading.Thread(target=self._run, args=(fd,), name="access log", daemon=True).start()
-
-    async def write(self, text: bytes) -> None:
-        """All of it. Raises OSError."""
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._texts.put((text, written))
-        await written
-
-    def end(self) -> None:
-        self._texts.put(None)
-
-    def _run(self, fd: int) -> None:
-        while (order := self._texts.get()) is not None:
-            text, written = order
-            error: OSError | None = None
-            try:
-                view = memoryview(text)
-                while view:
-                    view = view[os.write(fd, view) :]
-            except OSError as caught:
-                error = caught
-            with contextlib.suppress(RuntimeError):  # the loop has gone: nobody wants to know
-                written.get_loop().call_soon_threadsafe(_settle, written, error)
-        os.close(fd)
-
-
-def _settle(written: asyncio.Future[None], error: OSError | None) -> None:
-    if written.cancelled():
-        return
-    if error is None:
-        written.set_result(None)
-    else:
-        written.set_exception(error)

@@ -6,6 +6,7 @@ A tag names one version of a file's bytes (it is a strong validator), so pieces 
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC
@@ -40,8 +41,11 @@ class Validators:
 
 
 def tag_of(modified_ns: int, size: int, inode: int) -> str:
-    """The inode is in it for files that are put in place of others and have, or were given, the same time and size."""
-    return f'"{modified_ns & 0xFFFFFFFFFFFFFFFF:x}-{size:x}-{inode:x}"'
+    """The inode is in it for files that are put in place of others and have, or were given, the same time and size.
+
+    A digest, since numbers of inodes are nobody's business. It is the same after a restart.
+    """
+    return f'"{hashlib.blake2b(f"{modified_ns} {size} {inode}".encode(), digest_size=12).hexdigest()}"'
 
 
 def date_s(text: str) -> int | None:

@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self.body_bytes = 0  # of the answer that is sent from a file
         self.parts_sent = 0
         self.since_s = 0.0  # when what `check` waits for began
-        self.mark: tuple[int, int] | None = None  # how far the sending was at `mark_s`
+        self.mark: tuple[int, int, int] | None = None  # how far the sending was at `mark_s`
         self.mark_s = 0.0
 
     # -- called by the transport
@@ -146,20 +146,21 @@ class Connection(asyncio.Protocol):
     def check(self, now_s: float) -> None:
         """Called every now and then: end what takes too long."""
         settings = self.server.settings
-        unsent = self.transport.get_write_buffer_size() or (self._unsent_in_kernel() if self.sending_file else 0)
-        if unsent:
-            mark = (unsent, self.parts_sent)
+        unsent = self.transport.get_write_buffer_size()
+        if unsent or self.sending_file:
+            # What the socket holds as well: it takes more only when much of that is gone, for which a slow client needs long.
+            mark = (unsent, self._unsent_in_kernel(), self.parts_sent)
             if mark != self.mark:
                 self.mark, self.mark_s = mark, now_s
-            elif now_s - self.mark_s >= settings.write_timeout_s:
-                self.abort()
+            elif now_s - self.mark_s >= settings.write_timeout_s and (mark[0] or mark[1]):
+                self.abort()  # (with nothing unsent it is the disk that takes its time)
             self.since_s = now_s
             return
         self.mark = None
         waited_s = now_s - self.since_s
         if self.ending:
             if waited_s >= min(LINGER_S, settings.idle_timeout_s):
-                self.abort()
+                self.transport.close()
         elif self.task is not None:
             pass  # a disk may take its time
         elif self.in_head:
@@ -169,7 +170,7 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _unsent_in_kernel(self) -> int:
-        """While a file is sent the transport's own buffer is empty: what the client has not taken is in the socket's."""
+        """What the client has not acknowledged yet. (A unix socket's: what it has not read.)"""
         sock = self.transport.get_extra_info("socket")
         try:
             answer: bytes = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
@@ -192,7 +193,7 @@ class Connection(asyncio.Protocol):
             self.at = self.searched = 0
         if self.ending:
             return
-        if self.ended_by_client and self.task is None and not self.paused:
+        if self.task is None and not self.paused and (self.ended_by_client or (self.server.stopping and not self.in_head)):
             self._end()
             return
         self.fast = not waiting and self.task is None and not self.paused
@@ -234,7 +235,7 @@ class Connection(asyncio.Protocol):
         if now_s >= self.clock.until_s:
             self.clock.refresh(now_s)
         known = self.known.get(head)
-        if known is not None and now_s < known.entry.valid_until_s:
+        if known is not None and now_s < known.entry.valid_until_s and not self.server.stopping:
             entry = known.entry
             entry.prepare(self.clock)
             entry.hits += 1
@@ -290,7 +291,7 @@ class Connection(asyncio.Protocol):
             self.server.trouble.tell("a file became shorter while it was sent")
         elif isinstance(error, OSError):
             if not isinstance(error, ConnectionError):
-                self.server.trouble.tell(f"sending a file failed: {error}")
+                self.server.trouble.tell("sending a file failed", error)
         else:
             asyncio.get_running_loop().call_exception_handler({"message": "a request could not be answered", "exception": error, "protocol": self})
 

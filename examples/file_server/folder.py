@@ -209,9 +209,9 @@ class Folder:
         if error.errno in _DENIED:
             return Refusal(HTTPStatus.FORBIDDEN, "This is not to be read.")
         if error.errno in _BUSY:
-            self.trouble.tell(f"a file could not be opened: {error}")
+            self.trouble.tell("a file could not be opened", error)
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "The server has too much to do.", retry_after="1")
-        self.trouble.tell(f"a file could not be read: {error}")
+        self.trouble.tell("a file could not be read", error)
         return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "The file cannot be read.")
 
 

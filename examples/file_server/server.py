@@ -9,6 +9,7 @@ the running answers (for a bounded time), the log, the root.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._check: asyncio.TimerHandle | None = None
         self._all_gone = asyncio.Event()
-        self._unix_path: str | None = None
+        self._unix_socket: tuple[str, int, int] | None = None  # its path, device and inode
 
     # -- the sockets
 
@@ -67,7 +68,8 @@ class Server:
         """Serve on a unix socket. A socket that is left over at the path is replaced."""
         loop = asyncio.get_running_loop()
         self._listeners.append(await loop.create_unix_server(lambda: Connection(self), path, backlog=BACKLOG))
-        self._unix_path = path
+        status = os.stat(path)
+        self._unix_socket = path, status.st_dev, status.st_ino
 
     # -- called by connections
 
@@ -118,8 +120,7 @@ class Server:
         self.stopping = True
         for listener in self._listeners:
             listener.close()
-        if self._unix_path is not None:
-            Path(self._unix_path).unlink(missing_ok=True)
+        self._remove_unix_socket()
         for connection in list(self.connections):
             connection.stop()
         await self._wait_until_all_are_gone(self.settings.grace_s)
@@ -131,6 +132,17 @@ class Server:
         if self.log is not None:
             await self.log.close(patience_s=2.0)
         self.files.close()
+
+    def _remove_unix_socket(self) -> None:
+        if self._unix_socket is None:
+            return
+        path, device, inode = self._unix_socket
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) == (device, inode):  # else it is another server's by now
+                os.unlink(path)
+        except OSError:
+            pass  # somebody has removed it, or its folder
 
     async def _wait_until_all_are_gone(self, patience_s: float) -> None:
         self._all_gone.clear()

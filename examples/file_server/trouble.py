@@ -1,25 +1,32 @@
-"""What the operator should know, on standard error: a line for each kind of trouble, and not more than one a second of each.
+"""What the operator should know, on standard error: not more than one line a second of each kind of trouble, and never in anybody's way.
 
-Called by every part that meets an error which is neither a client's nor expected. Calls nothing.
+Called by every part that meets an error which is neither a client's nor expected. Calls `writer`.
 """
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 
-KINDS_MAX = 100
+from .writer import Writer
+
+#: Lines that may wait for a standard error that nobody reads.
+WAITING_MAX = 100
 
 
 class Trouble:
     def __init__(self) -> None:
-        self._told: dict[str, float] = {}
+        self._told_s: dict[str, float] = {}
+        self._writer: Writer | None = None
 
-    def tell(self, text: str) -> None:
+    def tell(self, kind: str, error: Exception | None = None) -> None:
+        """`kind` is a sentence of ours; what differs from time to time is in the error."""
         now_s = time.monotonic()
-        if now_s - self._told.get(text, -1.0) < 1.0:
+        if now_s - self._told_s.get(kind, -1.0) < 1.0:
             return
-        if len(self._told) >= KINDS_MAX:
-            self._told.clear()
-        self._told[text] = now_s
-        print(text, file=sys.stderr, flush=True)
+        self._told_s[kind] = now_s
+        if self._writer is None:
+            self._writer = Writer(os.dup(2))
+        if self._writer.waiting < WAITING_MAX:
+            text = kind if error is None else f"{kind}: {error}"
+            self._writer.put(text.encode(errors="backslashreplace") + b"\n")

@@ -66,6 +66,18 @@ def test_a_download_that_is_running_is_finished(root: Path, number: signal.Signa
         running.process.stop(signalled=True)
 
 
+def test_the_end_comes_with_the_end_of_the_last_download(root: Path) -> None:
+    """Its head has promised that the connection goes on, and nobody has asked for more: there is nothing to wait for."""
+    with serving(root, "--grace", "3600") as running, running.connect() as client:
+        client.send(request("/huge"))
+        client._buffer = client.sock.recv(1000)
+        os.kill(running.process.pid, signal.SIGTERM)
+        wait_until(lambda: refuses_connections(running.port), "new connections are still accepted")
+        assert client.answer().body == support.payload(HUGE_BYTES)
+        assert client.is_closed()
+        running.process.stop(signalled=True)
+
+
 def test_an_answer_from_memory_that_is_not_read_yet_is_finished(root: Path) -> None:
     root.joinpath("body").write_bytes(support.payload(1_000_000))
     with serving(root) as running, running.connect() as client:
@@ -79,7 +91,7 @@ def test_an_answer_from_memory_that_is_not_read_yet_is_finished(root: Path) -> N
 
 
 def test_a_head_that_is_half_there_is_waited_for(root: Path) -> None:
-    with serving(root) as running, running.connect() as client:
+    with serving(root, "--valid", "60", "--grace", "3600") as running, running.connect() as client:
         client.ask("/hello.txt")
         client.send(request("/hello.txt")[:20])
         # The server has seen it when it has answered another client that asked later.
@@ -294,6 +306,13 @@ def test_unix_socket(root: Path, tmp_path: Path) -> None:
         assert done.stdout == b"hello, world\n"
         running.process.stop()
     assert not path.exists()
+    # What another server has put in its place is not removed.
+    with serving(root, "--unix", str(path)) as running:
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            running.process.stop()
+            assert path.exists()
     assert {line["peer"] for line in lines_of(log)} == {"unix:"}
 
 
