@@ -12,7 +12,7 @@ map's contents, whose pages stay as long as a memoryview of it does, whatever is
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.errno cimport EBUSY, EINVAL, ENODATA, ENOENT, EPERM, ESRCH, errno
+from libc.errno cimport EBUSY, EINVAL, ENODATA, ENOENT, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
@@ -23,6 +23,7 @@ import collections
 import fcntl
 import os
 
+from aiouring.bpf import support
 from aiouring.bpf.errors import HookError, HookRefused
 
 cdef extern from "aiouring_libbpf.h" nogil:
@@ -91,6 +92,7 @@ cdef extern from "aiouring_libbpf.h" nogil:
     bpf_object *aiouring_bpf_open(const void *image, size_t size, const char *name, char **log)
     int aiouring_bpf_load(bpf_object *object, char **log)
 
+LIBBPF_ERRNO_START = 4000
 STRUCT_OPS = "io_uring_bpf_ops"
 PERCPU_TYPES = frozenset({
     BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_LRU_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE,
@@ -372,7 +374,8 @@ cdef class Object:
         self.handle.object = aiouring_bpf_open(<char *>image, len(image), short, &log)
         error, said = errno, take_log(log)
         if self.handle.object == NULL:
-            raise HookRefused(error, "this is no object file of BPF programs that libbpf could read", self.name, said)
+            # libbpf has numbers of its own beside the kernel's.
+            raise HookRefused(error if error < LIBBPF_ERRNO_START else EINVAL, "this is no object file of BPF programs that libbpf could read", self.name, said)
         self.state = "open"
         self.read_variables()
         return self
@@ -509,7 +512,7 @@ cdef class Object:
         said = take_log(log)
         if result < 0:
             self.state = "refused"
-            raise HookRefused(-result, why_load_failed(-result), self.name, said)
+            raise HookRefused(-result if -result < LIBBPF_ERRNO_START else EINVAL, why_load_failed(), self.name, said)
         self.state = "loaded"
         self.collect_maps()
 
@@ -727,9 +730,7 @@ def pinned_name(map_name):
     return map_name.replace(".", "_")
 
 
-def why_load_failed(error):
-    if error == EPERM:
-        return "the kernel does not let this process load hooks: that needs CAP_BPF and CAP_PERFMON"
-    if error == ESRCH:
-        return "this kernel has no loop hook (io_uring_bpf_ops): it came with Linux 7.1"
-    return "the kernel refused the object"
+def why_load_failed():
+    # The kernel's error number alone says little: a kernel without the loop hook knows no such function, and says EINVAL.
+    reason = support.why_not()
+    return f"the kernel refused the object: {reason}" if reason else "the kernel refused the object"
