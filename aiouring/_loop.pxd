@@ -76,6 +76,7 @@ cdef class LoopCore:
     cdef int start_some_bulk(self) except -1
     cdef int64_t time_to_wait_ns(self) except? -2
     cdef int enter(self, int64_t timeout_ns) except -1
+    cdef drop_hook(self, int fault)
     cdef int64_t poll_busily(self, int64_t timeout_ns) noexcept nogil
     cdef int dispatch(self) except -1
     cdef int reap(self) except -1
