@@ -26,6 +26,7 @@ cdef extern from "aiouring/inline.h" nogil:
         AIOURING_TASK_COPY
         AIOURING_TASK_SEND_FILE
         AIOURING_WOKEN_MAIL_FULL
+        AIOURING_TASK_READ_FAILED
 
     struct aiouring_control:
         uint32_t abi, phase, wait, closing
@@ -90,6 +91,7 @@ cdef class HookEngine(RingHook):
     cdef aiouring_control *control
     cdef aiouring_layout layout
     cdef readonly object name                   # "inline", "kernel"
+    cdef readonly bint has_tasks                # its program includes tasks.h
     cdef bint through                           # it is detached: what the mailbox still has comes first, then completions go straight to the loop
     cdef int broken                             # -errno of an enter that the kernel's program broke
 
@@ -119,9 +121,11 @@ cdef class HookTask(Operation):
     cdef void *memory
     cdef size_t block_bytes
     cdef uint32_t blocks
-    cdef list descriptors                       # closed at its end
+    cdef int owned[2]                           # descriptors that are closed at its end; -1: none
     cdef object first                           # bytes that a relay's sides send before anything else
-    cdef int fds[4]
+    cdef int fds[2]
+    cdef readonly uint64_t moved                # bytes, when it is over
+    cdef readonly bint source_failed            # its error is the file's that was read
     cdef int64_t offset, target_offset, length
     cdef uint64_t idle_ns
 
@@ -129,3 +133,4 @@ cdef class HookTask(Operation):
     cdef int task_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
     cdef int fill(self, aiouring_task *task) except -1
     cdef object result_of(self, aiouring_task *task)
+    cdef void close_owned(self) noexcept

@@ -22,6 +22,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close as posix_close
 
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
@@ -59,6 +60,7 @@ cdef enum:
     COPY_BYTES = 256 * 1024
     SEND_FILE_BYTES = 128 * 1024
 
+RELAY_BYTES_DEFAULT = RELAY_BYTES
 SHIPPED = {"standard": "tasks, and everything else to Python", "wake": "everything to Python"}
 
 
@@ -130,6 +132,8 @@ cdef class HookEngine(RingHook):
         self.control.closing = 1
 
     cdef int fault(self) noexcept nogil:
+        if self.through:
+            return 0
         if self.broken:
             return self.broken
         return self.control.fault_value if self.control.fault else 0
@@ -249,6 +253,7 @@ cdef class _Library:
 
     cdef void *handle
     cdef const aiouring_inline_program *program
+    cdef bint has_tasks
 
     def __cinit__(self, path):
         cdef bytes encoded
@@ -264,6 +269,7 @@ cdef class _Library:
                 raise OSError(EINVAL, f"this is no shared library with a hook program: {dlerror().decode(errors='replace')}", path)
         finally:
             os.close(fd)
+        self.has_tasks = dlsym(self.handle, "aiouring_has_tasks") != NULL
         self.program = <const aiouring_inline_program *>dlsym(self.handle, "aiouring_program")
         if self.program == NULL:
             raise OSError(EINVAL, "the library has no hook program (AIOURING_HOOK of aiouring/hook.h makes it)", path)
@@ -354,6 +360,7 @@ cdef InlineEngine make_inline(Ring ring, Region region, const aiouring_inline_pr
     begin_engine(engine, ring, region)
     engine.program = program
     engine.library = library
+    engine.has_tasks = program == &aiouring_standard or library is not None and (<_Library>library).has_tasks
     engine.hook.memory = region.memory
     engine.hook.rings = <uint8_t *>ring.rings_memory
     engine.hook.sqes = ring.sqes
@@ -437,6 +444,7 @@ cdef KernelEngine make_kernel(Ring ring, Region region, load):
     region.control.timer_deadline_ns = 0
     engine.load = load
     engine.loaded = load(ring.fd, (<char *>&engine.layout)[:sizeof(aiouring_layout)])
+    engine.has_tasks = "aiouring_has_tasks" in engine.loaded.globals
     return engine
 
 
@@ -459,12 +467,15 @@ cdef class HookTask(Operation):
                 AIOURING_TASK_COPY: "copy", AIOURING_TASK_SEND_FILE: "send_file"}.get(self.kind, "task")
 
     def __cinit__(self):
-        self.index = -1
+        self.index = self.owned[0] = self.owned[1] = -1
 
     cdef int start(self) except -1:
         self.loop = <LoopCore>asyncio.get_running_loop()
         if self.engine.through or self.loop.ring.hook is not self.engine:
             raise RuntimeError(f"{self.name()}() was made for a hook that is detached by now, or for another event loop")
+        if not self.engine.has_tasks:
+            raise RuntimeError(f"{self.name()}() needs a hook with tasks, and the program that is attached to this event loop has none: "
+                               "detach it, or build it with aiouring/tasks.h")
         return self.submit()
 
     cdef int submit(self) except -1:
@@ -514,6 +525,8 @@ cdef class HookTask(Operation):
         cdef HookTask self = <HookTask>owner
         cdef aiouring_task *task = self.engine.region.task(self.index)
         self.request = 0
+        self.moved = task.bytes[0]
+        self.source_failed = task.finished & AIOURING_TASK_READ_FAILED != 0 and self.kind != AIOURING_TASK_RELAY
         if task.kind != AIOURING_TASK_NONE:
             # Not the program's word: the ring was replaced, with all that was in flight, because another thread runs the loop.
             task.kind = AIOURING_TASK_NONE
@@ -558,16 +571,18 @@ cdef class HookTask(Operation):
             self.index = -1
         PyMem_RawFree(self.memory)
         self.memory = NULL
-        descriptors, self.descriptors = self.descriptors, None
-        if descriptors is not None:
-            for fd in descriptors:
-                try:
-                    os.close(fd)
-                except OSError:
-                    pass
+        self.close_owned()
+
+    cdef void close_owned(self) noexcept:
+        cdef int i
+        for i in range(2):
+            if self.owned[i] >= 0:
+                posix_close(self.owned[i])
+                self.owned[i] = -1
 
     def __dealloc__(self):
         PyMem_RawFree(self.memory)
+        self.close_owned()
 
 
 cdef inline void prep_task_nop(io_uring_sqe *sqe, uint32_t op, uint32_t index) noexcept:
@@ -595,7 +610,8 @@ def socket_task(HookEngine engine not None, str kind not None, list descriptors 
     else:
         task = new_task(engine, AIOURING_TASK_ECHO if kind == "echo" else AIOURING_TASK_DISCARD, 1, block_bytes)
         task.fds[0] = task.fds[1] = descriptors[0]
-    task.descriptors = list(descriptors)
+    for i, fd in enumerate(descriptors):
+        task.owned[i] = fd
     task.idle_ns = idle_ns
     task.first = first
     return task

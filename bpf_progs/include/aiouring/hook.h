@@ -129,7 +129,9 @@ AIOURING_CODE int aiouring_submit(struct aiouring_hook *hook)
 #define AIOURING_SECTION(name) __attribute__((section(name), used))
 #define AIOURING_KFUNC __attribute__((section(".ksyms")))
 
-struct iou_ctx;
+/* Not a forward declaration: libbpf compares it with the kernel's. */
+struct iou_ctx {
+};
 struct iou_loop_params {
     aiouring_u32 cq_wait_idx;
 };

@@ -89,6 +89,9 @@ enum aiouring_task_kind {
 #define AIOURING_TASK_ENDING 2
 #define AIOURING_TASK_TIMER 4 /* a TIMEOUT is in flight */
 
+/* aiouring_task.finished of a copy or a file that is sent: the error is the source's. */
+#define AIOURING_TASK_READ_FAILED 2
+
 #define AIOURING_BLOCKS_MAX 8
 
 /* A receiving side of a socket task, or a block of a copy. */

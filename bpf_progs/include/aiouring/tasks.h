@@ -13,6 +13,9 @@
 
 #include "hook.h"
 
+/* Tells the loop that a program knows tasks. */
+const volatile aiouring_u32 aiouring_has_tasks = AIOURING_HOOK_ABI;
+
 enum aiouring_task_op {
     AIOURING_START = 1,
     AIOURING_CANCEL,
@@ -273,13 +276,15 @@ AIOURING_CODE void aiouring_block_moved(struct aiouring_hook *hook, struct aiour
             aiouring_move_block(hook, task, block, sub, index, op);
         return;
     }
+    if (res < 0 && op == AIOURING_READ)
+        task->finished |= AIOURING_TASK_READ_FAILED;
     if (res < 0 || (res == 0 && op != AIOURING_READ)) {
         aiouring_task_fail(task, res < 0 ? res : -AIOURING_EIO);
         return;
     }
     if (op == AIOURING_READ) {
         if (res == 0) {
-            task->finished = 1; /* the file ends here */
+            task->finished |= 1; /* the file ends here */
             return;
         }
         block->filled = (aiouring_u32)res;
