@@ -17,7 +17,7 @@ REQUIREMENTS := $(wildcard tests/requirements*.txt)
 PIP := $(VPYTHON) -m pip --disable-pip-version-check
 
 # The lanes of `make test`, in the order in which they run: what is likely to fail and quick comes first.
-LANES := lint test-package test-unit test-programs conformance test-asan
+LANES := lint test-package test-unit test-programs conformance test-asan test-vm
 
 # More arguments for one lane: make test-unit ARGS="-k accept -x"
 ARGS ?=
@@ -33,8 +33,8 @@ help: ## says what can be made
 # --- set-up
 
 # The two checks are quick where nothing is missing, so they run each time: a machine changes without the checkout knowing.
-.PHONY: machine-build machine-test machine-bench
-machine-build machine-test machine-bench: machine-%:
+.PHONY: machine-build machine-test machine-bench machine-vm
+machine-build machine-test machine-bench machine-vm: machine-%:
 	@tools/setup-machine.sh $*
 
 # pip 25.1 is the first that reads [dependency-groups]; Debian 12 and older Pythons bring an earlier one.
@@ -87,7 +87,7 @@ lint: dev ## ruff, mypy --strict, cython-lint and shellcheck
 	check $(BIN)/ruff check .; \
 	check $(BIN)/mypy; \
 	check $(BIN)/cython-lint aiouring; \
-	check $(BIN)/shellcheck tools/*.sh .ci/run; \
+	check $(BIN)/shellcheck tools/*.sh tests/vm/*.sh .ci/run; \
 	exit $$status
 
 .PHONY: test-unit
@@ -114,6 +114,17 @@ conformance: dev ## CPython's, uvloop's and aiofiles' own tests, on each Python 
 test-asan: dev ## the unit tests under Python's debug allocator, then with the address sanitizer
 	@mkdir -p $(RESULTS)
 	@tools/test-asan.sh $(RESULTS)/test-asan $(ARGS)
+
+VM := $(CACHE)/vm
+
+# Unpacked, not installed; `make clean` or the folder's removal brings the newest one.
+$(VM)/vmlinux: | machine-vm
+	@tests/vm/setup-kernel.sh $(VM)
+
+.PHONY: test-vm
+test-vm: dev $(VM)/vmlinux ## tests on a kernel with the loop hook, in a virtual machine (as root; ARGS="--only hook -x")
+	@mkdir -p $(RESULTS)
+	@$(VPYTHON) -m tests.vm $(ARGS)
 
 # --- benchmarks
 
@@ -158,5 +169,6 @@ bare-debian: ## make demo and make test in a bare Debian 12 (as root)
 clean: ## removes everything that was made, .venv and .cache too
 	rm -rf $(VENV) $(CACHE) build dist *.egg-info
 	find aiouring -name '*.so' -delete
+	rm -rf aiouring/bpf/objects aiouring/bpf/include
 	find aiouring -name '*.pyx' -exec sh -c 'for f; do rm -f "$${f%.pyx}.c"; done' sh {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,9 +1,15 @@
-"""Builds every Cython module of the package; a C compiler and Cython are all it needs."""
+"""Builds every Cython module of the package; a C compiler and Cython are all it needs. What clang and libbpf add is in tools/build_bpf.py."""
 import os
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+# pip runs this file from the checkout's folder without that being where modules are looked for.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from tools.build_bpf import COMMANDS
 
 PACKAGE = Path("aiouring")
 
@@ -24,10 +30,11 @@ extensions = [
         extra_link_args=EXTRA_FLAGS,
         depends=[str(header) for folder in (PACKAGE, PROGRAMS) for header in sorted([*folder.glob("include/**/*.h"), *folder.glob("*.bpf.c")])],
     )
-    for source in sorted(PACKAGE.glob("*.pyx"))
+    for source in sorted([*PACKAGE.glob("*.pyx"), *PACKAGE.glob("bpf/*.pyx")])
 ]
 
 setup(
+    cmdclass=COMMANDS,
     # The compiler's runs are independent of each other.
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(

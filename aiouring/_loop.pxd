@@ -44,6 +44,7 @@ cdef class LoopCore:
     cdef bint sleeping, wake_written, ring_closing
     cdef int64_t busy_poll_ns                   # how long to look for completions before a wait sleeps
     cdef object wake_pipe                       # WakePipe
+    cdef object at_first_run                    # a call that waits for the loop to run, or None
     cdef int wake_write_fd
     cdef uint64_t turns, busy_poll_hits
     cdef AddressCache addresses

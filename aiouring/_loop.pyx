@@ -658,11 +658,18 @@ cdef class LoopCore:
                 self.ring.adopt_fd()
             elif self.ring_thread != thread or self.ring.adopt_fd() == -EEXIST:
                 self.move_ring()
+            if self.at_first_run is not None:
+                first, self.at_first_run = self.at_first_run, None
+                first(self)
         except BaseException:
             self.ring.disown_fd()
             self.ops.issuer = 0
             raise
         return 0
+
+    def _at_first_run(self, call):
+        """call(loop) when the loop runs the next time, before its first turn."""
+        self.at_first_run = call
 
     cdef int detach(self) except -1:
         """The loop stops running: submit what its last callbacks asked for, and let go of the thread."""

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that this checkout needs and that the machine lacks, and says which and why.
 # Called by the Makefile before anything else: `setup-machine.sh build` for `make build` and `make demo`,
-# `setup-machine.sh test` for everything that `make test` runs, `setup-machine.sh bench` for `make bench`. It calls apt-get and nothing else of ours.
+# `setup-machine.sh test` for everything that `make test` runs but the virtual machine, `setup-machine.sh vm` for that, `setup-machine.sh bench` for
+# `make bench`. It calls apt-get and nothing else of ours.
 # What is there already is found by looking for the program or file itself, whoever installed it, so that a machine
 # whose Python or PostgreSQL did not come from Debian is left as it is.
 set -euo pipefail
@@ -9,8 +10,8 @@ set -euo pipefail
 PYTHON=${PYTHON:-python3}
 purpose=${1:-test}
 case $purpose in
-    build | test | bench) ;;
-    *) echo "usage: $0 build|test|bench" >&2; exit 2 ;;
+    build | test | vm | bench) ;;
+    *) echo "usage: $0 build|test|vm|bench" >&2; exit 2 ;;
 esac
 
 packages=()
@@ -45,8 +46,15 @@ find_missing() {
     [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates "pip checks its index by it"
     case $purpose in
         test) find_missing_for_tests ;;
+        vm) find_missing_for_vm ;;
         bench) find_missing_for_benchmarks ;;
     esac
+}
+
+find_missing_for_vm() {
+    # Debian 12's brings virtiofsd along, by which the virtual machine sees this machine's files.
+    { has qemu-system-x86_64 && [ -x /usr/lib/qemu/virtiofsd ]; } || need qemu-system-x86 "boots a kernel with the loop hook, for tests"
+    has zstd || need zstd "unpacks that kernel"
 }
 
 find_missing_for_benchmarks() {
@@ -68,6 +76,7 @@ find_missing_for_tests() {
     has ps || need procps "tests look at child processes"
     has setpriv || need util-linux "PostgreSQL refuses to run as root"
     has git || need git "tests look at what the checkout would ship"
+    compgen -c clang | grep -qE '^clang(-[0-9]+)?$' || need clang "compiles the hooks for the kernel"
     # Debian keeps CPython's own tests in a package of their own; other builds of Python bring them along.
     if has "$PYTHON" && ! python_has test.test_asyncio; then
         need "libpython$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite" "CPython's own asyncio tests"

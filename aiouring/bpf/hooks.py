@@ -6,6 +6,7 @@ Used by programs as `aiouring.bpf.Hook`, and by `aiouring.tasks`. Calls `_hook` 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from aiouring import _hook
+from aiouring.bpf import support
 
 Engine = Literal["auto", "kernel", "inline"]
 
@@ -25,7 +27,7 @@ class Hook:
     Made by load(), attached by attach() or by `with`. One hook at a time can be attached to a loop.
     """
 
-    def __init__(self, name: str, engine: str, reason: str, *, object_path: Path | None, library: str, memory_bytes: int | None) -> None:
+    def __init__(self, name: str, engine: str, reason: str, *, object_path: Path, library: str, memory_bytes: int | None) -> None:
         self.name = name
         self._engine = engine
         self._reason = reason
@@ -50,7 +52,7 @@ class Hook:
         if engine not in ("auto", "kernel", "inline"):
             raise ValueError(f"engine is 'auto', 'kernel' or 'inline', not {engine!r}")
         named = os.fspath(program)
-        object_path: Path | None
+        object_path: Path
         if named in _hook.SHIPPED:
             object_path, library = OBJECTS / f"{named}.bpf.o", named
         else:
@@ -83,29 +85,37 @@ class Hook:
         return self._attached is not None and self._attached.attached
 
     def attach(self, loop: asyncio.AbstractEventLoop | None = None) -> Hook:
-        """Attach it to a running loop, the current one if None. Requests in flight go on. Returns itself, for `with`.
+        """Attach it to a loop, the running one if None. Requests in flight go on. Returns itself, for `with`.
 
-        Raises RuntimeError where the loop has a hook already or does not run, TypeError where it is no loop of aiouring, and OSError where the
-        kernel refuses the program; the verifier's words are in the message then.
+        A loop that does not run yet gets it when it runs, before its first turn, and what is said here about errors happens then.
+        Raises RuntimeError where the loop has a hook already or runs in another thread, TypeError where it is no loop of aiouring, and OSError
+        where the kernel refuses the program; the verifier's words are in the message then.
         """
-        running = asyncio.get_running_loop()
-        loop = running if loop is None else loop
-        if loop is not running:
-            raise RuntimeError("a hook is attached from its own loop, while it runs")
+        running = asyncio._get_running_loop()
+        if loop is None:
+            loop = asyncio.get_running_loop()
         if not hasattr(loop, "ring_stats"):
             raise TypeError(f"hooks are for aiouring's event loops, not for {type(loop).__name__}")
         if self.attached:
             raise RuntimeError("this hook is attached already")
+        if loop is running:
+            self._attach_now(loop)
+        elif loop.is_running():
+            raise RuntimeError("a hook is attached from its own loop's thread")
+        else:
+            loop._at_first_run(self._attach_now)  # type: ignore[attr-defined]
+        return self
+
+    def _attach_now(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._engine == "kernel":
             self._attached = _hook.attach_kernel(loop, self._load_into_kernel, self._memory_bytes)
         else:
             self._attached = _hook.attach_inline(loop, self._library, self._memory_bytes)
-        return self
 
     def _load_into_kernel(self, ring_fd: int, layout: bytes) -> Any:
-        from aiouring.bpf import _libbpf
+        from aiouring.bpf import _libbpf  # here, since a build without libbpf has none
 
-        loaded = _libbpf.Object(self._object_path)
+        loaded = _libbpf.Object.open(self._object_path)
         try:
             loaded.set_rodata({"aiouring_layout": layout})
             loaded.load(ring_fd=ring_fd)
@@ -169,16 +179,23 @@ class Hook:
         return f"<Hook {self.name} engine={self.engine} {'attached' if self.attached else 'not attached'}>"
 
 
-def why_not_kernel(object_path: Path | None) -> str:
+def kernel_support() -> str:
+    """Why no hook can be loaded into this machine's kernel by this process, in one sentence; an empty string if one can.
+
+    It asks the kernel's own types, so a kernel that was built without the loop hook, or before it (Linux 7.1), is recognised as such. Where only the
+    privileges are missing, a hook that a privileged process loaded can still be attached: see Object.from_pinned().
+    """
+    if importlib.util.find_spec("aiouring.bpf._libbpf") is None:
+        return "this build of aiouring has no libbpf (it was not found, or not new enough, when the package was built)"
+    return support.why_not()
+
+
+def why_not_kernel(object_path: Path) -> str:
     """Why a program cannot run in the kernel, in one sentence; empty if it can."""
-    try:
-        from aiouring.bpf import _libbpf
-    except ImportError as error:
-        return f"aiouring was built without libbpf ({error})"
-    reason: str = _libbpf.kernel_support()
+    reason = kernel_support()
     if reason:
         return reason
-    if object_path is None or not object_path.exists():
+    if not object_path.exists():
         return f"there is no BPF object {object_path} (clang was not there when aiouring was built)"
     return ""
 

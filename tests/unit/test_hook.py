@@ -74,12 +74,17 @@ async def test_one_hook_at_a_time_and_from_the_loop_itself(engine: Engine) -> No
                 await discard(left)
     assert not hook.attached
     hook.detach()
-    with pytest.raises(RuntimeError, match="while it runs"):
-        other = aiouring.new_event_loop()
-        try:
-            hook.attach(other)
-        finally:
-            other.close()
+
+
+def test_a_loop_that_does_not_run_yet_gets_it_when_it_runs(engine: Engine) -> None:
+    hook = Hook.load("wake", engine=engine)
+    loop = aiouring.new_event_loop()
+    hook.attach(loop)
+    assert not hook.attached
+    loop.run_until_complete(exchange(loop))
+    assert hook.attached
+    loop.close()
+    assert not hook.attached
 
 
 def test_only_for_loops_of_ours() -> None:

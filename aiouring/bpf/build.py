@@ -1,0 +1,138 @@
+"""Compiles a hook program: to an object for the kernel by clang, to a shared library for the inline engine by the C compiler.
+
+Called by `python -m aiouring build-hook`, and by the package's own build, which loads this file by its path before anything is built: it needs
+Python's standard library alone and imports nothing of aiouring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+INCLUDE = Path(__file__).resolve().parent / "include"
+# What bpf_tracing.h and its like call the machines.
+ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "s390x": "s390", "ppc64le": "powerpc"}
+SUFFIX = ".bpf.c"
+
+
+class BuildFailed(Exception):
+    """A compiler is missing or refused a program; the text says which and why."""
+
+
+def find_clang() -> str | None:
+    """The clang that AIOURING_CLANG names, or the first on PATH: `clang`, or one with a version in its name, as distributions have them."""
+    named = os.environ.get("AIOURING_CLANG")
+    names = [named] if named else ["clang", *(f"clang-{version}" for version in range(30, 12, -1))]
+    return next((found for found in map(shutil.which, names) if found), None)
+
+
+def run(command: list[str]) -> str:
+    """The command's output, its warnings among it."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
+    except OSError as error:
+        raise BuildFailed(f"{command[0]} cannot be run: {error}") from error
+    if done.returncode != 0:
+        raise BuildFailed(f"{shlex.join(command)} ended with status {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def system_includes(clang: str) -> list[str]:
+    """The host's header folders. For BPF clang leaves out those of one architecture, where the kernel's headers have a part."""
+    lines = run([clang, "-v", "-E", "-x", "c", os.devnull]).splitlines()
+    folders = []
+    inside = False
+    for line in lines:
+        if line.startswith("#include <...>"):
+            inside = True
+        elif line.startswith("End of search list"):
+            break
+        elif inside:
+            folders.append(line.strip())
+    return [argument for folder in folders for argument in ("-idirafter", folder)]
+
+
+def build_object(source: Path, target: Path, includes: list[Path], clang: str | None = None) -> str:
+    """Compiles `source` to an object for the kernel, with the types that the kernel and Python read its variables by. Gives the compiler's warnings.
+
+    Raises BuildFailed where there is no clang or it refuses the program.
+    """
+    clang = clang or find_clang()
+    if clang is None:
+        raise BuildFailed("there is no clang, which alone compiles for the kernel (Debian's package clang)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    command = [clang, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wno-unused-function"]
+    # The types' section names source files; where they lay says nothing to who reads it.
+    command += [f"-ffile-prefix-map={source.parent.resolve()}=.", f"-ffile-prefix-map={Path.cwd()}=.", "-fdebug-compilation-dir=."]
+    command += [f"-D__TARGET_ARCH_{ARCHITECTURES.get(platform.machine(), platform.machine())}"]
+    command += [*(f"-I{folder}" for folder in includes), *system_includes(clang), "-c", str(source), "-o", str(part)]
+    try:
+        warnings = run(command)
+        strip = shutil.which("llvm-strip")
+        if strip is not None:
+            # Debugging information by itself, which is most of the file; the types and line numbers that the verifier shows stay.
+            run([strip, "--strip-debug", str(part)])
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return warnings
+
+
+def build_library(source: Path, target: Path, includes: list[Path]) -> str:
+    """Compiles `source` to a shared library for the inline engine. Gives the compiler's warnings; raises BuildFailed."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    command = [*compiler, "-DAIOURING_INLINE", "-O2", "-g", "-Wall", "-Wno-unused-function", "-fPIC", "-shared", "-fvisibility=hidden"]
+    command += [f"-ffile-prefix-map={source.parent.resolve()}=.", *(f"-I{folder}" for folder in includes), "-x", "c", str(source), "-o", str(part)]
+    try:
+        warnings = run(command)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return warnings
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m aiouring build-hook`: 0, or 1 where something could not be built."""
+    parser = argparse.ArgumentParser(
+        prog="python -m aiouring build-hook",
+        description="Compiles a hook program, NAME.bpf.c, to NAME.bpf.o for the kernel engine and NAME.so for the inline engine.",
+    )
+    parser.add_argument("source", type=Path, help="the program, whose name ends with .bpf.c")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the two files go (default: beside the source)")
+    parser.add_argument("-I", "--include", type=Path, action="append", default=[], metavar="FOLDER", help="another folder of headers; may be repeated")
+    parser.add_argument("--engine", choices=["both", "kernel", "inline"], default="both", help="build for this engine alone")
+    options = parser.parse_args(arguments)
+    source: Path = options.source
+    if not source.name.endswith(SUFFIX):
+        parser.error(f"{source}: the name of a hook program ends with {SUFFIX}")
+    if not source.is_file():
+        parser.error(f"{source}: there is no such file")
+    folder = options.output or source.parent
+    name = source.name.removesuffix(SUFFIX)
+    includes = [source.parent, *options.include, INCLUDE]
+    status = 0
+    for engine, build, target in (("kernel", build_object, folder / f"{name}.bpf.o"), ("inline", build_library, folder / f"{name}.so")):
+        if options.engine not in ("both", engine):
+            continue
+        try:
+            warnings = build(source, target, includes)
+        except BuildFailed as error:
+            print(f"build-hook: for the {engine} engine: {error}", file=sys.stderr)
+            status = 1
+        else:
+            print(f"{warnings}{target} (engine {engine})")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

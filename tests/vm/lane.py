@@ -1,0 +1,118 @@
+"""Runs tests in a virtual machine whose kernel has the loop hook: what `make test-vm` calls.
+
+It runs on the host, boots the kernel by run-vm.sh, and starts two runs of pytest in the guest side by side, one for each of its processors:
+`hook`, every test with the marker `kernel_hook`, and `unit`, those of UNIT_TESTS. Each leaves a JUnit file in `.cache/results/`, through which
+the lane sees that tests with the marker really ran. It calls nothing of the package.
+
+Emulated code runs about twenty times slower than the host's, so the unit tests here are a selection: what a newer kernel and another order of events
+can change, not how arguments are checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ROOT / "tests" / "vm"
+KERNEL = ROOT / ".cache" / "vm" / "vmlinux"
+RESULTS = ROOT / ".cache" / "results"
+MARKER = "kernel_hook"
+
+# The guest's time-out, so that a guest that hangs does not hold up what comes after the lane.
+LIMIT_S = 570
+GUEST_DIED = 125
+
+# About four minutes, measured in the guest. The longest of them come first in a run that has to be shortened: signals, scheduling, stream.
+UNIT_TESTS = [
+    f"tests/unit/test_{name}.py"
+    for name in (
+        # the ring and the loop's turn
+        "overflow", "registered_files", "silent_send", "lifecycle", "scheduling", "signals", "busy_poll",
+        # sockets, streams, pipes
+        "sock", "sock_cancel", "stream", "stream_connect", "server", "poll", "pipe",
+        # files
+        "file_cancel", "file_lifetime", "fs_beneath",
+    )
+]  # fmt: skip
+
+
+def hook_tests() -> list[str]:
+    """The files that use the marker. Only these are given to pytest: collecting all of them takes a minute in the guest."""
+    found = [path for folder in ("unit", "vm") for path in sorted((ROOT / "tests" / folder).glob("test_*.py")) if MARKER in path.read_text()]
+    return [str(path.relative_to(ROOT)) for path in found]
+
+
+def pytest_command(name: str, files: list[str], marker: str, arguments: list[str]) -> str:
+    """One run of pytest in the guest, whose lines begin with its name."""
+    command = [
+        ".venv/bin/python",
+        "-m",
+        "pytest",
+        *files,
+        f"-m={marker}",
+        # A test's own time-out is meant for this machine's speed.
+        "--timeout=300",
+        f"--junitxml={RESULTS}/test-vm-{name}.xml",
+        f"-o=cache_dir=.cache/vm/pytest-{name}",
+        "-v",
+        "--durations=15",
+        *arguments,
+    ]
+    # pytest's last line would end in the middle of the other run's; sed puts both out line by line.
+    return f"(set -o pipefail; PYTHONUNBUFFERED=1 {shlex.join(command)} 2>&1 | sed --unbuffered 's/^/{name}: /')"
+
+
+def guest_script(runs: list[str]) -> str:
+    """Starts the runs side by side and ends with a status other than 0 if one of them did."""
+    lines = ["echo \"test-vm: Linux $(uname -r) is up after $(cut -d. -f1 /proc/uptime) s of its own clock\"", "pids=()"]
+    for run in runs:
+        lines += [f"{run} & pids+=($!)"]
+    lines += ["status=0", 'for pid in "${pids[@]}"; do wait "$pid" || status=1; done', "exit $status"]
+    return "\n".join(lines)
+
+
+def boot(script: str) -> int:
+    command = [str(HERE / "run-vm.sh"), "-k", str(KERNEL), "-w", str(ROOT), "-t", str(LIMIT_S), "--", script]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}).returncode
+
+
+def hook_tests_that_ran(results: Path) -> int:
+    """How many tests of the run `hook` passed or failed; a skipped one did not run."""
+    if not results.exists():
+        return 0
+    cases = ElementTree.parse(results).getroot().iter("testcase")
+    return sum(case.find("skipped") is None for case in cases)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.vm", description="Runs tests on a kernel with the loop hook, under emulation.")
+    parser.add_argument("--only", choices=["hook", "unit"], help="leave the other run out")
+    parser.add_argument("files", nargs="*", help="these test files in place of the run's own")
+    options, for_pytest = parser.parse_known_args(arguments)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    selection = {"hook": (options.files or hook_tests(), MARKER), "unit": (options.files or UNIT_TESTS, f"not {MARKER}")}
+    names = [options.only] if options.only else ["hook", "unit"]
+    for name in names:
+        (RESULTS / f"test-vm-{name}.xml").unlink(missing_ok=True)
+    script = guest_script([pytest_command(name, *selection[name], for_pytest) for name in names])
+
+    begin_s = time.monotonic()
+    print(f"test-vm: booting Linux {(KERNEL.parent / 'version').read_text().strip()} under emulation, for {' and '.join(names)}", flush=True)
+    status = boot(script)
+    if status == GUEST_DIED:
+        # One guest in about two hundred dies in a race of the emulated timer, which says nothing about the tests.
+        print("test-vm: THE GUEST DIED; once more", flush=True)
+        status = boot(script)
+    ran = hook_tests_that_ran(RESULTS / "test-vm-hook.xml")
+    print(f"test-vm: {ran} tests with the marker {MARKER} ran; {time.monotonic() - begin_s:.0f} s in all", flush=True)
+    if "hook" in names and ran == 0:
+        print(f"test-vm: FAILED: no test with the marker {MARKER} ran", flush=True)
+        return status or 1
+    return status
