@@ -16,14 +16,19 @@ PACKAGE = Path("aiouring")
 # A test build adds its flags here (the address sanitizer, for one); nothing else reads the environment.
 EXTRA_FLAGS = os.environ.get("AIOURING_CFLAGS", "").split()
 
+PROGRAMS = Path("bpf_progs")
+
+# What an extension has beside its .pyx: the hook programs that ship, for the engine that runs them in the process.
+MORE_SOURCES = {"_hook": [str(PROGRAMS / "inline.c")]}
+
 extensions = [
     Extension(
         ".".join(source.with_suffix("").parts),
-        [str(source)],
-        include_dirs=[str(PACKAGE / "include")],
+        [str(source), *MORE_SOURCES.get(source.stem, [])],
+        include_dirs=[str(PACKAGE / "include"), str(PROGRAMS / "include")],
         extra_compile_args=["-O2", "-Wall", "-Wno-unused-function", "-Wno-sign-compare", *EXTRA_FLAGS],
         extra_link_args=EXTRA_FLAGS,
-        depends=[str(header) for header in sorted(PACKAGE.glob("include/*.h"))],
+        depends=[str(header) for folder in (PACKAGE, PROGRAMS) for header in sorted([*folder.glob("include/**/*.h"), *folder.glob("*.bpf.c")])],
     )
     for source in sorted([*PACKAGE.glob("*.pyx"), *PACKAGE.glob("bpf/*.pyx")])
 ]

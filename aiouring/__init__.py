@@ -1,12 +1,13 @@
 """An asyncio event loop on Linux io_uring: the public names, nothing else."""
 
-from aiouring import fs
+from aiouring import bpf, fs
 from aiouring._errors import RingUnavailable
 from aiouring.files import open  # noqa: A004
 from aiouring.loop import Loop, new_event_loop
 from aiouring.path import Path
 from aiouring.runner import EventLoopPolicy, install, run
 from aiouring.streams import StreamReader, StreamWriter, open_connection, open_unix_connection, start_server, start_unix_server
+from aiouring.tasks import copy, relay, send_file
 
 __all__ = [
     "EventLoopPolicy",
@@ -15,13 +16,17 @@ __all__ = [
     "RingUnavailable",
     "StreamReader",
     "StreamWriter",
+    "bpf",
+    "copy",
     "fs",
     "install",
     "new_event_loop",
     "open",
     "open_connection",
     "open_unix_connection",
+    "relay",
     "run",
+    "send_file",
     "start_server",
     "start_unix_server",
 ]

@@ -44,6 +44,7 @@ cdef class LoopCore:
     cdef bint sleeping, wake_written, ring_closing
     cdef int64_t busy_poll_ns                   # how long to look for completions before a wait sleeps
     cdef object wake_pipe                       # WakePipe
+    cdef object at_first_run                    # a call that waits for the loop to run, or None
     cdef int wake_write_fd
     cdef uint64_t turns, busy_poll_hits
     cdef AddressCache addresses
@@ -76,6 +77,7 @@ cdef class LoopCore:
     cdef int start_some_bulk(self) except -1
     cdef int64_t time_to_wait_ns(self) except? -2
     cdef int enter(self, int64_t timeout_ns) except -1
+    cdef drop_hook(self, int fault)
     cdef int64_t poll_busily(self, int64_t timeout_ns) noexcept nogil
     cdef int dispatch(self) except -1
     cdef int reap(self) except -1

@@ -27,7 +27,7 @@ from aiouring._address_cache cimport AddressCache
 from aiouring._handle cimport Handle, TimerHandle, TimerHeap, new_handle, new_timer_handle
 from aiouring._op cimport OpTable
 from aiouring._prep cimport prep_read
-from aiouring._ring cimport BufferRing, Ring
+from aiouring._ring cimport BufferRing, Ring, RingHook
 from aiouring.uapi cimport *
 
 import asyncio
@@ -424,6 +424,9 @@ cdef class LoopCore:
                     wait_nr = 0
             rc = self.ring.enter(wait_nr, timeout_ns)
         self.sleeping = False
+        if self.ring.hook is not None and self.ring.hook.fault():
+            self.drop_hook(self.ring.hook.fault())
+            rc = 0
         # EAGAIN and EBUSY: the kernel wants completions reaped first, which is what comes next. EINTR and ETIME: the wait ended.
         if rc < 0 and rc != -EINTR and rc != -ETIME and rc != -EAGAIN and rc != -EBUSY:
             if rc == -EBADR:
@@ -432,6 +435,12 @@ cdef class LoopCore:
                 raise OSError(-rc, f"io_uring_enter failed: {os.strerror(-rc)}")
         PyErr_CheckSignals()
         return 0
+
+    cdef drop_hook(self, int fault):
+        """The hook's program did what it must not: go on without it."""
+        self.ring.hook.give_up()
+        what = f"the kernel stopped it: {os.strerror(-fault)}" if fault < 0 else f"it returned {fault}, which is no verdict"
+        self.call_exception_handler({"message": f"The event loop's hook was detached: {what}"})
 
     def _set_busy_poll(self, double seconds):
         self.busy_poll_ns = <int64_t>(seconds * 1e9)
@@ -649,11 +658,18 @@ cdef class LoopCore:
                 self.ring.adopt_fd()
             elif self.ring_thread != thread or self.ring.adopt_fd() == -EEXIST:
                 self.move_ring()
+            if self.at_first_run is not None:
+                first, self.at_first_run = self.at_first_run, None
+                first(self)
         except BaseException:
             self.ring.disown_fd()
             self.ops.issuer = 0
             raise
         return 0
+
+    def _at_first_run(self, call):
+        """call(loop) when the loop runs the next time, before its first turn."""
+        self.at_first_run = call
 
     cdef int detach(self) except -1:
         """The loop stops running: submit what its last callbacks asked for, and let go of the thread."""
@@ -685,6 +701,7 @@ cdef class LoopCore:
         cdef io_uring_cqe *completion
         cdef list requests
         cdef int end_fd
+        cdef RingHook old_hook
         interrupt = None
         new.enable()
         requests = self.ops.live_requests()
@@ -698,6 +715,7 @@ cdef class LoopCore:
             count += 1
         self.batch_next = self.batch_count = 0
         end_fd = old.take_end()
+        old_hook = old.hook
         old.close()
         if not wait_for_end(end_fd):
             # Their memory is in the kernel's hands, and nothing will tell when it is not: they keep their slots, and whoever waits for them waits on.
@@ -705,6 +723,8 @@ cdef class LoopCore:
                          len(requests), CLOSE_WAIT_LONGEST_S)
             requests.clear()
         # From here on requests begin on the new ring, also those that the owners of what had completed begin now.
+        if old_hook is not None:
+            old_hook.move(new)
         self.ring = self.ops.ring = new
         self.ring_thread = syscall(SYS_gettid)
         self.stream_buffers = None
@@ -778,6 +798,8 @@ cdef class LoopCore:
             self.ring.enable()
             self.ring_thread = syscall(SYS_gettid)
         self.ops.issuer = PyThread_get_thread_ident()
+        if self.ring.hook is not None:
+            self.ring.hook.begin_close()
         self.ops.cancel_all()
         self.ops.closed = True
         deadline = self.now() + CLOSE_WAIT_LONGEST_S

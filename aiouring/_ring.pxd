@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
-from aiouring.uapi cimport io_uring_buf, io_uring_cqe, io_uring_params, io_uring_sqe
+from aiouring.uapi cimport io_cqring_offsets, io_sqring_offsets, io_uring_buf, io_uring_cqe, io_uring_params, io_uring_sqe
 
 
 cdef class BufferRing:
@@ -22,6 +22,18 @@ cdef class BufferRing:
     cdef void give_back(self, uint32_t cqe_flags) noexcept nogil
     # Both at once, for who wants the bytes as an object (and holds the GIL).
     cdef bytes take_bytes(self, uint32_t cqe_flags, Py_ssize_t length)
+
+
+# What sits between the ring and the loop when a loop hook is attached: it decides which completions the loop sees. See _hook.pyx.
+cdef class RingHook:
+    cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil
+    cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil
+    cdef bint ready(self) noexcept nogil                                        # reap() would bring something
+    cdef void begin_close(self) noexcept nogil                                  # the loop closes: begin nothing new
+    cdef int fault(self) noexcept nogil                                         # not 0: what its program did wrong
+    cdef give_up(self)                                                          # after that: completions go straight to the loop
+    cdef move(self, Ring ring)                                                  # the loop goes on with another ring
+    cdef end(self)                                                              # the ring is about to be closed
 
 
 cdef class Ring:
@@ -44,6 +56,10 @@ cdef class Ring:
     cdef size_t rings_bytes, sqes_bytes
     cdef bytes op_supported                 # one byte an opcode, from REGISTER_PROBE
     cdef uint16_t next_group
+    cdef io_sqring_offsets sq_offsets       # where things are in rings_memory
+    cdef io_cqring_offsets cq_offsets
+    cdef RingHook hook                      # None: completions go straight to the loop
+    cdef object region                      # the ring's MEM region, which lasts as long as the ring. See _hook.pyx
     cdef readonly uint32_t registered_files  # taken entries of the file table
     cdef uint32_t file_table_entries        # 0: no table yet
     cdef bint file_table_refused
@@ -62,6 +78,9 @@ cdef class Ring:
     cdef bint overflowed(self) noexcept nogil                                   # CQEs wait in the kernel for room in the CQ
     cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil   # >= 0, or -errno
     cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil
+    # The same without the hook.
+    cdef int enter_kernel(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil
+    cdef uint32_t reap_queue(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil
 
     cdef map_queues(self, io_uring_params *params)
     cdef probe(self)

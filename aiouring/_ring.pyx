@@ -128,6 +128,32 @@ def _sysctl_io_uring_disabled():
         return None
 
 
+cdef class RingHook:
+    cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
+        return -EINVAL
+
+    cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil:
+        return 0
+
+    cdef bint ready(self) noexcept nogil:
+        return False
+
+    cdef void begin_close(self) noexcept nogil:
+        pass
+
+    cdef int fault(self) noexcept nogil:
+        return 0
+
+    cdef give_up(self):
+        pass
+
+    cdef move(self, Ring ring):
+        pass
+
+    cdef end(self):
+        pass
+
+
 cdef class Ring:
     """One io_uring instance. Created disabled; the thread that runs the loop enables it and is from then on its only issuer."""
 
@@ -173,6 +199,8 @@ cdef class Ring:
             self.close()
             raise io_uring_setup_refused(error)
         self.rings_memory = base
+        self.sq_offsets = params.sq_off
+        self.cq_offsets = params.cq_off
         self.sqes = <io_uring_sqe *>mmap(NULL, self.sqes_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.fd,
                                          IORING_OFF_SQES)
         if <void *>self.sqes == MAP_FAILED:
@@ -234,7 +262,7 @@ cdef class Ring:
         return sq_position - aiouring_load_acquire(self.sq_khead) < self.sq_tail - aiouring_load_acquire(self.sq_khead)
 
     cdef bint cq_ready(self) noexcept nogil:
-        return aiouring_load_acquire(self.cq_ktail) != self.cq_khead[0]
+        return aiouring_load_acquire(self.cq_ktail) != self.cq_khead[0] or (self.hook is not None and self.hook.ready())
 
     cdef bint has_work(self) noexcept nogil:
         return (self.queued() != 0 or self.cq_ready()
@@ -246,8 +274,14 @@ cdef class Ring:
     cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
         """Submit what is queued, run deferred work, and wait for `wait_nr` CQEs, `timeout_ns` at most (negative: without bound).
 
-        GETEVENTS is always set: with DEFER_TASKRUN completions are produced only by an enter that asks for them.
+        With a hook attached a wait ends only with a completion that the hook leaves to the loop.
         """
+        if self.hook is not None:
+            return self.hook.enter(wait_nr, timeout_ns)
+        return self.enter_kernel(wait_nr, timeout_ns)
+
+    cdef int enter_kernel(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
+        # GETEVENTS is always set: with DEFER_TASKRUN completions are produced only by an enter that asks for them.
         cdef io_uring_getevents_arg arg
         cdef aiouring_timespec ts
         cdef uint32_t flags = IORING_ENTER_GETEVENTS | self.enter_flags
@@ -266,6 +300,11 @@ cdef class Ring:
 
     cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil:
         """Copy up to `batch_max` CQEs out and hand their places back to the kernel, before anything acts on them."""
+        if self.hook is not None:
+            return self.hook.reap(batch, batch_max)
+        return self.reap_queue(batch, batch_max)
+
+    cdef uint32_t reap_queue(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil:
         cdef uint32_t head = self.cq_khead[0]
         cdef uint32_t count = aiouring_load_acquire(self.cq_ktail) - head
         cdef uint32_t i
@@ -507,6 +546,10 @@ cdef class Ring:
         if self.rings_memory != NULL:
             munmap(self.rings_memory, self.rings_bytes)
             self.rings_memory = NULL
+        cdef RingHook hook = self.hook
+        self.hook = None
+        if hook is not None:
+            hook.end()
         if self.fd >= 0:
             posix_close(self.fd)
             self.fd = -1

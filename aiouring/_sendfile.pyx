@@ -23,12 +23,14 @@ from libc.stdlib cimport free
 from aiouring._loop cimport LoopCore
 from aiouring._prep cimport prep_read, prep_send
 from aiouring._sockop cimport SocketOperation
-from aiouring.uapi cimport io_uring_sqe
+from aiouring.uapi cimport ECANCELED, io_uring_sqe
 
 import io
 import os
 import stat
 from asyncio import exceptions
+
+from aiouring._hook import engine_of, send_file_task
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **memory, size_t alignment, size_t size)
@@ -200,6 +202,9 @@ async def sendfile(loop, sock, file, offset, count):
     if offset > FILE_OFFSET_MAX or count is not None and count > FILE_OFFSET_MAX:
         # Before the operation is made: one that is never awaited says so. The same error as os.sendfile()'s.
         raise OverflowError("Python int too large to convert to C long")
+    engine = engine_of(loop)
+    if engine is not None and engine.has_tasks:
+        return await sendfile_in_hook(engine, sock.fileno(), file_fd, offset, count)
     operation = Sendfile.__new__(Sendfile)
     operation.loop = <LoopCore>loop
     operation.sock = sock
@@ -216,3 +221,26 @@ async def sendfile(loop, sock, file, offset, count):
                 os.lseek(file_fd, offset + operation.total_sent, os.SEEK_SET)
         finally:
             os.close(file_fd)
+
+
+async def sendfile_in_hook(engine, int sock_fd, int file_fd, offset, count):
+    """The same as a task of the loop's hook. Both descriptors are duplicated: who closes his meanwhile must not make the task read another file."""
+    file_copy = os.dup(file_fd)
+    try:
+        sock_copy = os.dup(sock_fd)
+        try:
+            task = send_file_task(engine, file_copy, sock_copy, offset, -1 if count is None else count)
+            try:
+                return await task
+            except OSError as error:
+                if task.moved or error.errno == ECANCELED:
+                    raise
+                # As above: the fallback finds the reason by itself.
+                raise exceptions.SendfileNotAvailableError(f"sending the file by the ring failed: {error.strerror}") from error
+            finally:
+                if task.moved:
+                    os.lseek(file_copy, offset + task.moved, os.SEEK_SET)
+        finally:
+            os.close(sock_copy)
+    finally:
+        os.close(file_copy)

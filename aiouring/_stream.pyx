@@ -441,6 +441,15 @@ class StreamTransport(SocketShell, asyncio.Transport):
         if (<StreamCore>self._core).is_open():
             (<StreamCore>self._core).claim()
 
+    def _take_received(self):
+        """For who takes the connection over, after pause_reading(): what had been received and not handed over, in pieces; None stands for the
+        stream's end, an exception for its failure. None instead of a list: the receive has not ended yet."""
+        cdef StreamCore core = self._core
+        if core.recv_request != 0:
+            return None
+        received, core.backlog = core.backlog, None
+        return received or []
+
     @property
     def _context(self):
         return (<StreamCore>self._core).context

@@ -26,6 +26,14 @@ cdef extern from "aiouring_uapi.h" nogil:
         int32_t res
         uint32_t flags
 
+    struct io_uring_region_desc:
+        uint64_t user_addr
+        uint64_t size
+        uint32_t flags
+
+    struct io_uring_mem_region_reg:
+        uint64_t region_uptr
+
     struct io_sqring_offsets:
         uint32_t head
         uint32_t tail
@@ -205,6 +213,8 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_UNREGISTER_RING_FDS
         IORING_REGISTER_PBUF_RING
         IORING_UNREGISTER_PBUF_RING
+        IORING_REGISTER_MEM_REGION
+        IORING_MEM_REGION_TYPE_USER
         IORING_REGISTER_SYNC_CANCEL
         IOSQE_FIXED_FILE
         IOSQE_IO_DRAIN

@@ -43,6 +43,18 @@ struct io_uring_cqe {
     uint32_t flags;
 };
 
+enum { IORING_MEM_REGION_TYPE_USER = 1 };
+
+struct io_uring_region_desc {
+    uint64_t user_addr, size;
+    uint32_t flags, id;
+    uint64_t mmap_offset, __resv[4];
+};
+
+struct io_uring_mem_region_reg {
+    uint64_t region_uptr, flags, __resv[2];
+};
+
 struct io_sqring_offsets {
     uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array, resv1;
     uint64_t user_addr;
@@ -261,6 +273,7 @@ enum {
     IORING_UNREGISTER_RING_FDS = 21,
     IORING_REGISTER_PBUF_RING = 22,
     IORING_UNREGISTER_PBUF_RING = 23,
+    IORING_REGISTER_MEM_REGION = 34,
     IORING_REGISTER_SYNC_CANCEL = 24
 };
 #define IO_URING_OP_SUPPORTED (1U << 0)
@@ -293,6 +306,8 @@ _Static_assert(sizeof(struct io_uring_sqe) == 64, "io_uring_sqe");
 _Static_assert(sizeof(struct io_uring_cqe) == 16, "io_uring_cqe");
 _Static_assert(sizeof(struct io_uring_params) == 120, "io_uring_params");
 _Static_assert(sizeof(struct io_uring_getevents_arg) == 24, "io_uring_getevents_arg");
+_Static_assert(sizeof(struct io_uring_region_desc) == 64, "io_uring_region_desc");
+_Static_assert(sizeof(struct io_uring_mem_region_reg) == 32, "io_uring_mem_region_reg");
 _Static_assert(sizeof(struct io_uring_buf) == 16, "io_uring_buf");
 _Static_assert(sizeof(struct io_uring_buf_reg) == 40, "io_uring_buf_reg");
 _Static_assert(sizeof(struct io_uring_sync_cancel_reg) == 64, "io_uring_sync_cancel_reg");

@@ -9,9 +9,12 @@ from typing import cast
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
-# The three loops a run can choose from, each with where its factory and its class are found.
+# The loops a run can choose from, each with where its factory and its class are found.
 LOOPS: dict[str, tuple[str, str, str]] = {
     "aiouring": ("aiouring", "new_event_loop", "Loop"),
+    # The same with a loop hook that leaves every completion to Python.
+    "aiouring-hook-inline": ("aiouring", "new_event_loop", "Loop"),
+    "aiouring-hook-kernel": ("aiouring", "new_event_loop", "Loop"),
     "asyncio": ("asyncio", "SelectorEventLoop", "SelectorEventLoop"),
     "uvloop": ("uvloop", "new_event_loop", "Loop"),
 }
@@ -20,7 +23,20 @@ LOOPS: dict[str, tuple[str, str, str]] = {
 def factory_of(name: str) -> LoopFactory:
     """The function that makes a new loop of this name; ImportError where its package is not installed."""
     module, factory, _ = LOOPS[name]
-    return cast(LoopFactory, getattr(importlib.import_module(module), factory))
+    made = cast(LoopFactory, getattr(importlib.import_module(module), factory))
+    _, hooked, engine = name.partition("-hook-")
+    return _with_hook(made, engine) if hooked else made
+
+
+def _with_hook(factory: LoopFactory, engine: str) -> LoopFactory:
+    from aiouring.bpf import Hook
+
+    def with_hook() -> asyncio.AbstractEventLoop:
+        loop = factory()
+        Hook.load("wake", engine=engine).attach(loop)  # type: ignore[arg-type]
+        return loop
+
+    return with_hook
 
 
 def class_of(name: str) -> type[asyncio.AbstractEventLoop]:

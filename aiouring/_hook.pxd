@@ -1,0 +1,136 @@
+# Loop hooks: the region that a program and the loop share, the two engines, tasks. See _hook.pyx.
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from aiouring._operation cimport Operation
+from aiouring._ring cimport Ring, RingHook
+from aiouring.uapi cimport io_uring_cqe, io_uring_sqe
+
+
+cdef extern from "aiouring/inline.h" nogil:
+    enum:
+        AIOURING_HOOK_ABI
+        AIOURING_MAIL_OFFSET
+        AIOURING_MAIL_ENTRIES
+        AIOURING_TASKS_OFFSET
+        AIOURING_TASKS_MAX
+        AIOURING_TASK_BYTES
+        AIOURING_USER_OFFSET
+        AIOURING_NS_TASK
+        AIOURING_COUNTERS
+        AIOURING_BLOCKS_MAX
+        AIOURING_TASK_NONE
+        AIOURING_TASK_ECHO
+        AIOURING_TASK_DISCARD
+        AIOURING_TASK_RELAY
+        AIOURING_TASK_COPY
+        AIOURING_TASK_SEND_FILE
+        AIOURING_WOKEN_MAIL_FULL
+        AIOURING_TASK_READ_FAILED
+
+    struct aiouring_control:
+        uint32_t abi, phase, wait, closing
+        uint64_t deadline_ns, region_address
+        uint32_t mail_head, mail_tail, woken, fault
+        int32_t fault_value
+        uint32_t tasks_live
+        uint64_t timer_deadline_ns
+        uint64_t steps, cqes, consumed, held, woke, submitted
+        uint64_t counters[64]
+
+    struct aiouring_layout:
+        uint32_t abi, rings_bytes, sqes_bytes, region_bytes
+        uint32_t sq_head, sq_tail, sq_entries
+        uint32_t cq_head, cq_tail, cqes, cq_entries
+
+    struct aiouring_block:
+        uint64_t address, offset
+        uint32_t size, wanted, filled, done, in_flight
+        int32_t fd_in, fd_out
+
+    struct aiouring_task:
+        uint64_t owner
+        uint32_t kind, flags, in_flight
+        int32_t error
+        uint32_t blocks, finished
+        uint64_t next_offset, end_offset
+        int64_t shift
+        uint64_t idle_ns, last_ns
+        uint64_t bytes[2]
+        uint64_t messages[2]
+        aiouring_block block[8]
+
+    struct aiouring_hook:
+        uint8_t *memory
+        uint8_t *rings
+        io_uring_sqe *sqes
+        const aiouring_layout *layout
+        uint32_t sq_tail
+        void *engine
+        int (*submit)(aiouring_hook *hook) noexcept nogil
+
+    struct aiouring_inline_program:
+        uint32_t abi
+        void (*step)(aiouring_hook *hook) noexcept nogil
+
+
+cdef class Region:
+    cdef uint8_t *memory
+    cdef readonly size_t size
+    cdef aiouring_control *control
+    cdef bint registered                        # with the ring, which it is once and for all
+    cdef uint32_t free_tasks[1024]              # a stack
+    cdef uint32_t free_task_count
+
+    cdef aiouring_task *task(self, uint32_t index) noexcept nogil
+
+
+cdef class HookEngine(RingHook):
+    cdef Ring ring
+    cdef readonly Region region
+    cdef aiouring_control *control
+    cdef aiouring_layout layout
+    cdef readonly object name                   # "inline", "kernel"
+    cdef readonly bint has_tasks                # its program includes tasks.h
+    cdef bint through                           # it is detached: what the mailbox still has comes first, then completions go straight to the loop
+    cdef int broken                             # -errno of an enter that the kernel's program broke
+
+    cdef int enter_program(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil
+    cdef int describe_ring(self) except -1
+    cdef detach_program(self)
+
+
+cdef class InlineEngine(HookEngine):
+    cdef aiouring_hook hook
+    cdef const aiouring_inline_program *program
+    cdef object library                         # keeps a shared library loaded
+
+    cdef void step(self) noexcept nogil
+    cdef int make_room(self) noexcept nogil
+
+
+cdef class KernelEngine(HookEngine):
+    cdef object load                            # see attach_kernel()
+    cdef object loaded                          # the object in the kernel; its detach() and close() are called here
+
+
+cdef class HookTask(Operation):
+    cdef HookEngine engine
+    cdef int32_t index                          # of its slot, -1: none
+    cdef uint32_t kind
+    cdef void *memory
+    cdef size_t block_bytes
+    cdef uint32_t blocks
+    cdef int owned[2]                           # descriptors that are closed at its end; -1: none
+    cdef object first                           # bytes that a relay's sides send before anything else
+    cdef int fds[2]
+    cdef readonly uint64_t moved                # bytes, when it is over
+    cdef readonly bint source_failed            # its error is the file's that was read
+    cdef int64_t offset, target_offset, length
+    cdef uint64_t idle_ns
+
+    @staticmethod
+    cdef int task_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
+    cdef int fill(self, aiouring_task *task) except -1
+    cdef object result_of(self, aiouring_task *task)
+    cdef void close_owned(self) noexcept

@@ -1,0 +1,217 @@
+"""Loop hooks for users: choose a program and an engine, attach it to the running loop, look at its counters. Once per loop.
+
+Used by programs as `aiouring.bpf.Hook`, and by `aiouring.tasks`. Calls `_hook` and, for the kernel engine, `_libbpf`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from aiouring import _hook
+from aiouring.bpf import support
+
+Engine = Literal["auto", "kernel", "inline"]
+
+OBJECTS = Path(__file__).parent / "objects"
+
+
+class Hook:
+    """A program that sees each completion of an event loop before Python does.
+
+    Made by load(), attached by attach() or by `with`. One hook at a time can be attached to a loop.
+    """
+
+    def __init__(self, name: str, engine: str, reason: str, *, object_path: Path, library: str, memory_bytes: int | None) -> None:
+        self.name = name
+        self._engine = engine
+        self._reason = reason
+        self._object_path = object_path
+        self._library = library
+        self._memory_bytes = memory_bytes
+        self._attached: Any = None
+        self._loaded: Any = None
+
+    @classmethod
+    def load(cls, program: str | os.PathLike[str] = "standard", *, engine: Engine = "auto", memory_bytes: int | None = None) -> Hook:
+        """Find a program and decide which engine runs it.
+
+        program: the name of one that ships ("standard": the tasks of aiouring.relay and its relatives; "wake": leaves everything to Python), or the
+        path of an object that `python -m aiouring build-hook` made ("mine.bpf.o"; the library for the inline engine, "mine.bpf.so", lies beside it).
+        engine: "kernel" runs it inside io_uring_enter (Linux 7.1.5, CAP_BPF and CAP_PERFMON), "inline" in this process right after it (any
+        kernel), "auto" in the kernel where that is possible; `engine` and `engine_reason` say which it is, and why it is not the kernel.
+        memory_bytes: the memory that program and process share, in whole pages; 1 MiB if None. All hooks of a loop share one.
+
+        Raises OSError where a file is missing or is no hook program, or where the engine that was asked for cannot run here.
+        """
+        if engine not in ("auto", "kernel", "inline"):
+            raise ValueError(f"engine is 'auto', 'kernel' or 'inline', not {engine!r}")
+        named = os.fspath(program)
+        object_path: Path
+        if named in _hook.SHIPPED:
+            object_path, library = OBJECTS / f"{named}.bpf.o", named
+        else:
+            object_path = Path(named)
+            library = str(object_path.with_suffix(".so"))
+            if not object_path.exists() and not Path(library).exists():
+                raise FileNotFoundError(2, f"no such hook program (those that ship are {', '.join(_hook.SHIPPED)})", named)
+        reason = "inline was asked for" if engine == "inline" else why_not_kernel(object_path)
+        if reason and engine == "kernel":
+            raise OSError(38, f"the kernel engine cannot run here: {reason}")
+        if reason and library not in _hook.SHIPPED and not Path(library).exists():
+            raise FileNotFoundError(2, f"the inline engine needs the program as a library (and the kernel engine cannot run: {reason})", library)
+        return cls(
+            named, "inline" if reason else "kernel", reason, object_path=object_path, library=library, memory_bytes=memory_bytes
+        )  # fmt: skip
+
+    @property
+    def engine(self) -> str:
+        """ "kernel" or "inline": the engine that runs the program, or will when it is attached."""
+        return self._engine
+
+    @property
+    def engine_reason(self) -> str:
+        """Why it is not the kernel engine, in one sentence; empty if it is."""
+        return self._reason
+
+    @property
+    def attached(self) -> bool:
+        """Whether it sees completions now."""
+        return self._attached is not None and self._attached.attached
+
+    def attach(self, loop: asyncio.AbstractEventLoop | None = None) -> Hook:
+        """Attach it to a loop, the running one if None. Requests in flight go on. Returns itself, for `with`.
+
+        A loop that does not run yet gets it when it runs, before its first turn, and what is said here about errors happens then.
+        Raises RuntimeError where the loop has a hook already or runs in another thread, TypeError where it is no loop of aiouring, and OSError
+        where the kernel refuses the program; the verifier's words are in the message then.
+        """
+        running = asyncio._get_running_loop()
+        if loop is None:
+            loop = asyncio.get_running_loop()
+        if not hasattr(loop, "ring_stats"):
+            raise TypeError(f"hooks are for aiouring's event loops, not for {type(loop).__name__}")
+        if self.attached:
+            raise RuntimeError("this hook is attached already")
+        if loop is running:
+            self._attach_now(loop)
+        elif loop.is_running():
+            raise RuntimeError("a hook is attached from its own loop's thread")
+        else:
+            loop._at_first_run(self._attach_now)  # type: ignore[attr-defined]
+        return self
+
+    def _attach_now(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._engine == "kernel":
+            self._attached = _hook.attach_kernel(loop, self._load_into_kernel, self._memory_bytes)
+        else:
+            self._attached = _hook.attach_inline(loop, self._library, self._memory_bytes)
+
+    def _load_into_kernel(self, ring_fd: int, layout: bytes) -> Any:
+        from aiouring.bpf import _libbpf  # here, since a build without libbpf has none
+
+        loaded = _libbpf.Object.open(self._object_path)
+        try:
+            loaded.set_rodata({"aiouring_layout": layout})
+            loaded.load(ring_fd=ring_fd)
+            loaded.attach()
+        except BaseException:
+            loaded.close()
+            raise
+        self._loaded = loaded
+        return loaded
+
+    def detach(self) -> None:
+        """Let completions go straight to the loop again. Raises RuntimeError while tasks run in it. May be called twice."""
+        if self._attached is not None:
+            self._attached.detach()
+            self._loaded = None
+
+    def __enter__(self) -> Hook:
+        if not self.attached:
+            self.attach()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+        self.detach()
+
+    def _engine_object(self) -> Any:
+        if self._attached is None:
+            raise RuntimeError("this hook was never attached")
+        return self._attached
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """Counts since the loop got its first hook: steps of the program, completions (cqes) and what it said of them (consumed, held, woke), and
+        the tasks that run now. The kernel engine's are counted by the program in the kernel."""
+        return dict(self._engine_object().stats())
+
+    @property
+    def counters(self) -> list[int]:
+        """The 64 counters that the program adds to by aiouring_count()."""
+        return list(self._engine_object().counters())
+
+    @property
+    def memory(self) -> memoryview:
+        """The part of the shared memory that is the program's own (from AIOURING_USER_OFFSET on), writable."""
+        return self._engine_object().memory()  # type: ignore[no-any-return]
+
+    @property
+    def maps(self) -> Mapping[str, Any]:
+        """The program's BPF maps by name; kernel engine only, while attached."""
+        if self._loaded is None:
+            raise RuntimeError("maps are those of a program in the kernel, while it is attached")
+        return self._loaded.maps  # type: ignore[no-any-return]
+
+    @property
+    def globals(self) -> Mapping[str, memoryview]:
+        """The program's global variables by name; kernel engine only, while attached."""
+        if self._loaded is None:
+            raise RuntimeError("globals are those of a program in the kernel, while it is attached")
+        return self._loaded.globals  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<Hook {self.name} engine={self.engine} {'attached' if self.attached else 'not attached'}>"
+
+
+def kernel_support() -> str:
+    """Why no hook can be loaded into this machine's kernel by this process, in one sentence; an empty string if one can.
+
+    It asks the kernel's own types, so a kernel that was built without the loop hook, or before it (Linux 7.1), is recognised as such. Where only the
+    privileges are missing, a hook that a privileged process loaded can still be attached: see Object.from_pinned().
+    """
+    if importlib.util.find_spec("aiouring.bpf._libbpf") is None:
+        return "this build of aiouring has no libbpf (it was not found, or not new enough, when the package was built)"
+    return support.why_not()
+
+
+def why_not_kernel(object_path: Path) -> str:
+    """Why a program cannot run in the kernel, in one sentence; empty if it can."""
+    reason = kernel_support()
+    if reason:
+        return reason
+    if not object_path.exists():
+        return f"there is no BPF object {object_path} (clang was not there when aiouring was built)"
+    return ""
+
+
+def standard_engine(loop: asyncio.AbstractEventLoop) -> Any:
+    """The engine of the loop's hook, for tasks; the standard hook is attached where there is none."""
+    engine = _hook.engine_of(loop)
+    if engine is None:
+        hook = Hook.load("standard")
+        try:
+            hook.attach(loop)
+        except OSError as error:
+            if hook.engine != "kernel":
+                raise
+            hook = Hook.load("standard", engine="inline")
+            hook._reason = f"the kernel refused it: {error}"
+            hook.attach(loop)
+        engine = _hook.engine_of(loop)
+    return engine

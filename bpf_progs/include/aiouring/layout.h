@@ -1,0 +1,126 @@
+/* What a hook program and the loop share: the MEM region's layout, the meaning of user_data, tasks.
+ *
+ * Included by hook.h (which hook programs are written against) and by the extension (aiouring/_hook.pxd). Plain C with no other header, so that
+ * clang compiles it for BPF without a libc. Sizes and offsets are the same on both sides; the assertions at the end pin them.
+ */
+#ifndef AIOURING_LAYOUT_H
+#define AIOURING_LAYOUT_H
+
+typedef unsigned char aiouring_u8;
+typedef unsigned short aiouring_u16;
+typedef unsigned int aiouring_u32;
+typedef unsigned long long aiouring_u64;
+typedef int aiouring_s32;
+typedef long long aiouring_s64;
+
+/* Changes with any change of this file. A program built against another one is refused. */
+#define AIOURING_HOOK_ABI 1
+
+/* The region, from its beginning. */
+#define AIOURING_CONTROL_BYTES 4096
+#define AIOURING_MAIL_OFFSET AIOURING_CONTROL_BYTES
+#define AIOURING_MAIL_ENTRIES 8192 /* a power of two */
+#define AIOURING_TASKS_OFFSET (AIOURING_MAIL_OFFSET + AIOURING_MAIL_ENTRIES * 16)
+#define AIOURING_TASKS_MAX 1024 /* a power of two */
+#define AIOURING_TASK_BYTES 512
+#define AIOURING_USER_OFFSET (AIOURING_TASKS_OFFSET + AIOURING_TASKS_MAX * AIOURING_TASK_BYTES)
+
+/* user_data: bits 56-63 the namespace. 0 is the loop's: such a completion goes to Python. The rest of a hook's is its own; what ships here uses
+ * bits 48-55 for the operation, 32-47 for which of several, 0-31 for the task. */
+#define AIOURING_NS_LOOP 0
+#define AIOURING_NS_DRIVER 1
+#define AIOURING_NS_TASK 2
+#define AIOURING_NS_USER 16 /* the first that is left to programs of others */
+
+#define AIOURING_COUNTERS 64
+
+/* What ended a wait: bits of aiouring_control.woken. */
+#define AIOURING_WOKEN_VERDICT 1
+#define AIOURING_WOKEN_DEADLINE 2
+#define AIOURING_WOKEN_MAIL_FULL 4
+
+/* aiouring_control.fault */
+#define AIOURING_FAULT_VERDICT 1 /* a program returned something that is no verdict */
+
+struct aiouring_control {
+    aiouring_u32 abi;
+    /* Written by the loop before each enter. */
+    aiouring_u32 phase;          /* 0; the program counts its steps here */
+    aiouring_u32 wait;           /* 0: look and return; 1: until something wakes */
+    aiouring_u32 closing;        /* the loop closes: begin nothing new */
+    aiouring_u64 deadline_ns;    /* on CLOCK_MONOTONIC; 0: none */
+    aiouring_u64 region_address; /* where the region is in the process */
+    /* The mailbox: completions for Python, in order. Indices run on and wrap. */
+    aiouring_u32 mail_head; /* the loop's */
+    aiouring_u32 mail_tail; /* the program's */
+    /* How it went. */
+    aiouring_u32 woken;
+    aiouring_u32 fault;
+    aiouring_s32 fault_value;
+    aiouring_u32 tasks_live;
+    /* The kernel engine's timer, at most one in flight. */
+    aiouring_u64 timer_deadline_ns; /* 0: none in flight */
+    aiouring_s64 timer_s, timer_ns; /* a __kernel_timespec */
+    /* Counts since the region was made. */
+    aiouring_u64 steps, cqes, consumed, held, woke, submitted;
+    aiouring_u64 counters[AIOURING_COUNTERS]; /* the program's own, see aiouring_count() */
+};
+
+/* Where things are in the ring's memory, from io_uring_params. */
+struct aiouring_layout {
+    aiouring_u32 abi;
+    aiouring_u32 rings_bytes, sqes_bytes, region_bytes;
+    aiouring_u32 sq_head, sq_tail, sq_entries;
+    aiouring_u32 cq_head, cq_tail, cqes, cq_entries;
+    aiouring_u32 reserved;
+};
+
+/* A task: a small state machine in the hook that Python starts and awaits. See tasks.h. */
+enum aiouring_task_kind {
+    AIOURING_TASK_NONE,
+    AIOURING_TASK_ECHO,
+    AIOURING_TASK_DISCARD,
+    AIOURING_TASK_RELAY,
+    AIOURING_TASK_COPY,
+    AIOURING_TASK_SEND_FILE,
+};
+
+#define AIOURING_TASK_CANCELLED 1
+#define AIOURING_TASK_ENDING 2
+#define AIOURING_TASK_TIMER 4 /* a TIMEOUT is in flight */
+
+/* aiouring_task.finished of a copy or a file that is sent: the error is the source's. */
+#define AIOURING_TASK_READ_FAILED 2
+
+#define AIOURING_BLOCKS_MAX 8
+
+/* A receiving side of a socket task, or a block of a copy. */
+struct aiouring_block {
+    aiouring_u64 address; /* of its memory in the process */
+    aiouring_u64 offset;  /* in the file */
+    aiouring_u32 size;    /* of its memory, in bytes */
+    aiouring_u32 wanted, filled, done;
+    aiouring_u32 in_flight; /* the operation, 0: none */
+    aiouring_s32 fd_in, fd_out;
+};
+
+struct aiouring_task {
+    aiouring_u64 owner; /* the user_data of the completion that tells Python */
+    aiouring_u32 kind, flags;
+    aiouring_u32 in_flight; /* completions that are still owed */
+    aiouring_s32 error;     /* -errno, the first one */
+    aiouring_u32 blocks;    /* in use */
+    aiouring_u32 finished;  /* directions that are over, or the file has no more */
+    aiouring_u64 next_offset, end_offset;
+    aiouring_s64 shift; /* from an offset in the source to one in the target */
+    aiouring_u64 idle_ns, last_ns;
+    aiouring_s64 timer_s, timer_ns;
+    aiouring_u64 bytes[2], messages[2];
+    struct aiouring_block block[AIOURING_BLOCKS_MAX];
+};
+
+_Static_assert(sizeof(struct aiouring_control) <= AIOURING_CONTROL_BYTES, "the control block has a page");
+_Static_assert(sizeof(struct aiouring_task) <= AIOURING_TASK_BYTES, "a task has its slot");
+_Static_assert(sizeof(struct aiouring_block) == 48, "no holes but the last four bytes");
+
+#endif

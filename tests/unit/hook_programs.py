@@ -1,0 +1,108 @@
+"""What the tests of loop hooks share: the engines that can run here, hook programs built from C in the test's folder, and plain asyncio code that
+does what the shipped hooks do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+INCLUDE = Path(__file__).parents[2] / "bpf_progs" / "include"
+
+# The kernel engine's tests run where the kernel has loop hooks (tests/vm).
+ENGINES = ["inline", pytest.param("kernel", marks=pytest.mark.kernel_hook)]
+
+
+def build_program(folder: Path, body: str, *, engine: str, name: str = "mine") -> Path:
+    """A hook program from the body of on_cqe(hook, cqe), compiled for one engine. Returns the path that Hook.load() takes."""
+    source = folder / f"{name}.bpf.c"
+    source.write_text(
+        "#include <aiouring/hook.h>\n"
+        "static int on_cqe(struct aiouring_hook *hook, const struct io_uring_cqe *cqe)\n"
+        "{\n    (void)hook;\n    (void)cqe;\n" + body + "\n}\nAIOURING_HOOK(on_cqe)\n"
+    )
+    return compile_program(source, engine=engine)
+
+
+def compile_program(source: Path, *, engine: str) -> Path:
+    target = source.with_suffix(".o")
+    if engine == "inline":
+        compiler = os.environ.get("CC", "cc").split()
+        command = [*compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-DAIOURING_INLINE", f"-I{INCLUDE}", str(source)]
+        subprocess.run([*command, "-o", str(source.with_suffix(".so"))], check=True)
+    else:
+        clang = shutil.which("clang")
+        assert clang is not None, "the kernel engine's tests need clang"
+        command = [clang, "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", f"-I{INCLUDE}", "-c", str(source), "-o", str(target)]
+        subprocess.run(command, check=True)
+    return target
+
+
+def pair(*, tcp: bool = False) -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets that do not block."""
+    if tcp:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            left = socket.create_connection(listener.getsockname())
+            right, _ = listener.accept()
+    else:
+        left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    return left, right
+
+
+async def plain_relay(a: socket.socket, b: socket.socket) -> tuple[int, int]:
+    """relay() in plain asyncio: what the hook is compared with."""
+    loop = asyncio.get_running_loop()
+
+    async def one_way(src: socket.socket, dst: socket.socket) -> int:
+        total = 0
+        while data := await loop.sock_recv(src, 65536):
+            await loop.sock_sendall(dst, data)
+            total += len(data)
+        try:
+            dst.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        return total
+
+    ways = [asyncio.ensure_future(one_way(a, b)), asyncio.ensure_future(one_way(b, a))]
+    try:
+        there, back = await asyncio.gather(*ways)
+    except BaseException:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        raise
+    return there, back
+
+
+async def plain_echo(sock: socket.socket) -> int:
+    loop = asyncio.get_running_loop()
+    total = 0
+    while data := await loop.sock_recv(sock, 65536):
+        await loop.sock_sendall(sock, data)
+        total += len(data)
+    return total
+
+
+async def plain_discard(sock: socket.socket) -> int:
+    loop = asyncio.get_running_loop()
+    total = 0
+    while data := await loop.sock_recv(sock, 65536):
+        total += len(data)
+    return total
+
+
+async def receive_all(loop: Any, sock: socket.socket) -> bytes:
+    """Up to the end of the stream."""
+    pieces = []
+    while data := await loop.sock_recv(sock, 65536):
+        pieces.append(data)
+    return b"".join(pieces)
