@@ -280,9 +280,8 @@ def _keep_stats(src_fd: int, fd: int, before: os.stat_result) -> None:
 # -- the command -------------------------------------------------------------------------------------------------------------------------------
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m aiouring", description="The commands of aiouring.")
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `cp` to the commands of the package."""
     cp = commands.add_parser("cp", help="copies files and folders", description=DESCRIPTION, epilog=STATUSES)
     cp.add_argument("src", metavar="SRC", help="a file or a folder")
     cp.add_argument("dst", metavar="DST", help="its new name; with a slash at its end: the folder into which it goes")
@@ -290,7 +289,7 @@ def parser() -> argparse.ArgumentParser:
     cp.add_argument("--resume", action="store_true", help="go on with what an earlier copy of the same source left, after comparing it")
     cp.add_argument("--direct", action="store_true", help="bypass the page cache (O_DIRECT) where the file systems allow that")
     cp.add_argument("--quiet", action="store_true", help="no progress and no summary; what goes wrong is told all the same")
-    return made
+    cp.set_defaults(run=main)
 
 
 async def copy(options: argparse.Namespace, shown: display.Display) -> int:
@@ -328,9 +327,8 @@ async def copy(options: argparse.Namespace, shown: display.Display) -> int:
     return work.status
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status."""
-    options = parser().parse_args(arguments)
+def main(options: argparse.Namespace) -> int:
+    """The command, with its arguments. Returns the exit status."""
     shown = display.make(quiet=options.quiet)
     try:
         return run(copy(options, shown), fallback="asyncio")

@@ -423,7 +423,7 @@ def test_a_disk_that_gives_back_something_else(tmp_path: Path) -> None:
     program = """
 import sys
 import aiouring.parts
-from aiouring.cp import main
+from aiouring.__main__ import main
 
 real = aiouring.parts.checksum_on_disk
 

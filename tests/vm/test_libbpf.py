@@ -29,8 +29,6 @@ NUMBER = 300
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("objects")
     build_object(SOURCE, folder / "nop.bpf.o", [INCLUDE])
-    # A process without privileges reads it too.
-    folder.chmod(0o755)
     return folder / "nop.bpf.o"
 
 
@@ -154,10 +152,10 @@ def test_a_refused_program_gives_the_verifiers_log(refused: Path, ring: Ring) ->
         hook.load(ring.fd)
     assert refusal.value.errno == errno.EACCES
     assert refusal.value.filename == "refused.bpf.o"
-    # The log names the source's line; the text has its end, the attribute all of it.
-    assert "invalid mem access" in str(refusal.value)
+    # The text has the log's end, with what is wrong; the attribute has all of it, from the first instruction on.
+    assert "mem_or_null" in str(refusal.value)
     assert "processed " in str(refusal.value)
-    assert "R1=ctx()" in refusal.value.log
+    assert "BEGIN PROG LOAD LOG" in refusal.value.log
     assert len(refusal.value.log) > 1000
     with pytest.raises(RuntimeError, match="is refused"):
         hook.load(ring.fd)
@@ -273,7 +271,7 @@ def test_detaching_works_although_a_child_has_the_link_too(built: Path, ring: Ri
 
 def run_unprivileged(*arguments: str, pass_fds: list[int]) -> dict[str, object]:
     command = [sys.executable, str(HERE / "attach.py"), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=pass_fds)
+    done = subprocess.run(command, capture_output=True, text=True, pass_fds=pass_fds)
     assert done.returncode == 0, done.stderr
     report: dict[str, object] = json.loads(done.stdout)
     return report
