@@ -15,7 +15,7 @@ loop sleeps; `sleeping` is set and read under the GIL, so no wake-up is lost and
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.ref cimport Py_INCREF, PyObject
-from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR
+from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR, errno
 from libc.math cimport ceil
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -79,7 +79,10 @@ cdef bint wait_for_end(int end_fd) except -1:
     watched.fd = end_fd
     watched.events = POLLIN
     with nogil:
-        rc = poll(&watched, 1, <int>(CLOSE_WAIT_LONGEST_S * 1000))
+        while True:
+            rc = poll(&watched, 1, <int>(CLOSE_WAIT_LONGEST_S * 1000))
+            if rc >= 0 or errno != EINTR:
+                break
     posix_close(end_fd)
     return rc > 0
 
