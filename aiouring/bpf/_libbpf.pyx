@@ -93,6 +93,7 @@ cdef extern from "aiouring_libbpf.h" nogil:
 
     bpf_object *aiouring_bpf_open(const void *image, size_t size, const char *name, char **log)
     int aiouring_bpf_load(bpf_object *object, char **log)
+    int aiouring_bpf_watch_forks()
 
 LIBBPF_ERRNO_START = 4000
 STRUCT_OPS = "io_uring_bpf_ops"
@@ -104,6 +105,10 @@ DATA_SECTIONS = (".data", ".bss", ".rodata")
 
 # One variable of a section: its place, and its elements' format as `struct` and memoryview name it ("B" also for what has no such format).
 Variable = collections.namedtuple("Variable", "section offset size format")
+
+# A fork must not leave the child with a lock that another thread holds.
+if aiouring_bpf_watch_forks() != 0:
+    raise MemoryError("pthread_atfork failed")
 
 cdef object page_bytes = os.sysconf("SC_PAGE_SIZE")
 # Places of the members of the kernel's struct_ops value, which only the running kernel knows; read once.
@@ -367,9 +372,11 @@ cdef class Object:
             image = bytes(source)
             self.name = name or "object"
         else:
-            with open(source, "rb") as file:
+            # The built-in open() would take a number for a descriptor, and close it.
+            path = os.fspath(source)
+            with open(path, "rb") as file:
                 image = file.read()
-            self.name = name or os.path.basename(os.fsdecode(source))
+            self.name = name or os.path.basename(os.fsdecode(path))
         # The kernel shows 15 characters of it.
         short = self.name.split(".")[0].encode()
         self.handle = Handle.__new__(Handle)
@@ -511,6 +518,8 @@ cdef class Object:
         with nogil:
             result = aiouring_bpf_load(handle.object, &log)
         said = take_log(log)
+        if self.handle is not handle:
+            raise RuntimeError(f"{self.name} was closed while it was loaded")
         if result < 0:
             self.state, self.handle = "refused", None
             raise HookRefused(known_error(-result), why_load_failed(), self.name, said)
@@ -624,7 +633,7 @@ cdef class Object:
         for what is no ring.
         """
         cdef Map ops = self.ops()
-        cdef int bound = -1
+        cdef int ops_fd = ops.fd, bound = -1, link_fd
         if self.link_fd >= 0:
             return
         if self.state == "loaded" and not self.registered:
@@ -636,13 +645,13 @@ cdef class Object:
             if bound != self.ring_fd:
                 posix_close(bound)
                 raise HookError(EBUSY, f"the hook is bound to descriptor {self.ring_fd}, which is something else in this process", ops.source)
-        self.link_fd = bpf_link_create(ops.fd, 0, BPF_STRUCT_OPS, NULL)
+        link_fd = bpf_link_create(ops_fd, 0, BPF_STRUCT_OPS, NULL)
         error = errno
         if bound >= 0:
             posix_close(bound)
-        if self.link_fd < 0:
-            self.link_fd = -1
+        if link_fd < 0:
             raise HookError(error, f"the hook cannot be attached to the ring of descriptor {self.ring_fd}: {os.strerror(error)}", ops.source)
+        self.link_fd = link_fd
         self.process = os.getpid()
 
     def detach(self):

@@ -106,7 +106,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "build-hook",
         help="compiles a hook program",
-        description="Compiles a hook program, NAME.bpf.c, to NAME.bpf.o for the kernel engine and to NAME.so for the inline engine.",
+        description="Compiles a hook program, NAME.bpf.c, to NAME.bpf.o for the kernel engine and to NAME.bpf.so for the inline engine.",
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the program, whose name ends with .bpf.c")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the two files go (default: beside the source)")
@@ -126,7 +126,7 @@ def main(options: argparse.Namespace) -> int:
     name = source.name.removesuffix(SUFFIX)
     includes = [source.parent, *options.include, INCLUDE]
     status = 0
-    for engine, build, target in (("kernel", build_object, folder / f"{name}.bpf.o"), ("inline", build_library, folder / f"{name}.so")):
+    for engine, build, target in (("kernel", build_object, folder / f"{name}.bpf.o"), ("inline", build_library, folder / f"{name}.bpf.so")):
         if options.engine not in ("both", engine):
             continue
         try:

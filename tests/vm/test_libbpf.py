@@ -241,6 +241,32 @@ def test_maps(built: Path, ring: Ring) -> None:
     assert memory[3] == 5
 
 
+def test_an_arena(tmp_path: Path, ring: Ring) -> None:
+    """Memory that program and process share. An older clang has no pointers into it, but the map is the same."""
+    source = tmp_path / "arena.bpf.c"
+    arena = "__uint(type, 33); __uint(map_flags, BPF_F_MMAPABLE); __uint(max_entries, 3);"
+    source.write_text(f'#include "{SOURCE}"\nstruct {{ {arena} }} arena SEC(".maps");\n')
+    build_object(source, tmp_path / "arena.bpf.o", [INCLUDE])
+    with opened(tmp_path / "arena.bpf.o", ring) as hook:
+        hook.load(ring.fd)
+        memory = hook.maps["arena"].memory
+        assert (memory.nbytes, memory.readonly) == (3 * os.sysconf("SC_PAGE_SIZE"), False)
+        memory[5000] = 7
+        assert hook.maps["arena"].memory[5000] == 7
+    # libbpf's mapping stays for as long as somebody looks at it.
+    assert memory[5000] == 7
+
+
+def test_loading_needs_privileges_and_says_which(built: Path) -> None:
+    program = (
+        "import os, sys\nfrom aiouring.bpf import Object\nhook = Object.open(sys.argv[1])\nos.setresuid(65534, 65534, 65534)\n"
+        "try: hook.load()\nexcept OSError as error: print(error.errno, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(built)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{errno.EPERM} ")
+    assert "this process lacks CAP_BPF and CAP_PERFMON" in done.stdout
+
+
 def test_a_forked_child_leaves_its_parents_hook_alone(built: Path, ring: Ring) -> None:
     with loaded(built, ring) as hook:
         hook.attach()
