@@ -44,6 +44,16 @@ async def _run(call: Callable[[], T], drop: Callable[[T], None] | None) -> T:
             if drop is not None and not future.cancelled() and future.exception() is None:
                 drop(future.result())
         raise
+    except GeneratorExit:
+        # The coroutine is closed, and may not wait.
+        if drop is not None:
+            future.add_done_callback(functools.partial(_drop, drop))
+        raise
+
+
+def _drop(drop: Callable[[T], None], future: asyncio.Future[T]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        drop(future.result())
 
 
 async def uninterrupted(future: asyncio.Future[T]) -> None:
