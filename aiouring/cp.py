@@ -117,7 +117,11 @@ class Copy:
             if await in_executor(_same_link, src, dst):
                 return
             temporary = parts.link_name(dst)
-            await copy_link(src, temporary)
+            try:
+                await copy_link(src, temporary)
+            except asyncio.CancelledError:
+                await in_executor(parts.remove, temporary)  # it may have been made
+                raise
             await in_executor(_rename_link, src, temporary, dst)
         except OSError as error:
             self.failed(error.filename or dst, error.strerror)
@@ -157,7 +161,7 @@ class Copy:
             finished = False
             try:
                 await self.fill(src_fd, before, fd, src, dst, part, direct=src_direct or dst_direct)
-                await take_over(fd, before.st_mode, existing)
+                await take_over(fd, _mode_for(before, existing or await stat_fd(fd)), existing)
                 await in_executor(_keep_stats, src_fd, fd, before)
                 finished = True
             except (Changed, Unverified):
@@ -168,7 +172,7 @@ class Copy:
             finally:
                 if not finished:
                     _fdop.close_unawaited(fd)
-            await put_in_place(fd, part, target, durably=self.verify)
+            await put_in_place(fd, part, target, durably=self.verify, keep=True)
             self.kept.remove(part)
             self.files += 1
             self.bytes += before.st_size
@@ -229,7 +233,11 @@ def _list(folder: str) -> list[tuple[str, str, int]]:
             elif entry.is_dir():
                 entries.append((entry.name, "folder", 0))
             elif entry.is_file():
-                entries.append((entry.name, "file", entry.stat().st_size))
+                try:
+                    size = entry.stat().st_size
+                except OSError:
+                    size = 0  # it has just gone, for example: its own copy tells, and the other entries are copied
+                entries.append((entry.name, "file", size))
             else:
                 entries.append((entry.name, "special", 0))
     return sorted(entries)
@@ -248,8 +256,9 @@ def _measure(folder: str) -> tuple[int, int]:
 
 
 def _make_folder(folder: str) -> None:
+    """For its owner alone, until all is in it and it gets its source's mode."""
     try:
-        os.mkdir(folder)
+        os.mkdir(folder, 0o700)
     except FileExistsError:
         if not os.path.isdir(folder):
             raise
@@ -268,6 +277,16 @@ def _rename_link(src: str, temporary: str, dst: str) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, dst) from None
         raise
+
+
+def _mode_for(source: os.stat_result, copy: os.stat_result) -> int:
+    """The source's mode. What ran as its owner or group must not run as somebody else because it was copied."""
+    mode = source.st_mode
+    if source.st_uid != copy.st_uid:
+        mode &= ~stat_module.S_ISUID
+    if source.st_gid != copy.st_gid:
+        mode &= ~stat_module.S_ISGID
+    return mode
 
 
 def _keep_stats(src_fd: int, fd: int, before: os.stat_result) -> None:

@@ -73,21 +73,30 @@ def others(target: str, part: str) -> list[str]:
 
 async def open_part(part: str, mode: int, direct: bool) -> tuple[int, bool]:
     """Open the partial file, made if it is not there, and lock it. Returns the descriptor and whether it is open with O_DIRECT."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_NOFOLLOW
+    made = True
     while True:
-        if direct:
-            try:
-                fd = await open_fd(part, flags | os.O_DIRECT, mode & 0o777 | 0o200)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                direct = False
-                continue
-        else:
-            fd = await open_fd(part, flags, mode & 0o777 | 0o200)
+        try:
+            # Made by us, it is ours whoever it belongs to: some mounted file systems give all files to one user.
+            fd = await open_fd(part, flags | (os.O_DIRECT if direct else 0) | (os.O_CREAT | os.O_EXCL if made else 0), mode & 0o777 | 0o200)
+        except FileExistsError:
+            made = False
+            continue
+        except FileNotFoundError:
+            if made:
+                raise
+            made = True  # it was just renamed or removed
+            continue
+        except OSError as error:
+            if not direct or error.errno != errno.EINVAL:
+                raise
+            direct = False
+            if made:
+                await in_executor(remove, part)  # a file system that refuses O_DIRECT has made the file before
+            continue
         try:
             found = await stat_fd(fd)
-            if not stat_module.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+            if not stat_module.S_ISREG(found.st_mode) or not (made or found.st_uid == os.geteuid()) or found.st_nlink > 1:
                 raise Taken(f"{part} is in the way, and no partial copy of ours")
             if await in_executor(_lock, fd, part):
                 return fd, direct
