@@ -281,27 +281,17 @@ async def _with_writer(
             if waiting.cancelled():
                 return file
         second = binary_file(loop, waiting.result(), path, kinds, buffering)
-    except GeneratorExit:
-        # The coroutine is closed, as a rule because its loop is: it may not wait.
-        waiting.add_done_callback(_close_unwanted)
-        waiting.cancel()
-        raise
     except BaseException:
         waiting.cancel()
         await asyncio.wait({waiting})
-        _close_unwanted(waiting)
+        if not waiting.cancelled() and waiting.exception() is None:
+            os.close(waiting.result())
         await file.close()
         raise
     finally:
-        if not loop.is_closed():
-            loop.remove_reader(fd)
+        loop.remove_reader(fd)
     await file.close()
     return second
-
-
-def _close_unwanted(opening: asyncio.Future[int]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result())
 
 
 async def _call_opener(loop: asyncio.AbstractEventLoop, opener: Opener, path: str | bytes, flags: int) -> int:

@@ -58,24 +58,6 @@ def test_a_loop_that_closes_with_calls_in_flight(how: str, fifo: Path) -> None:
     buffer.append(0)
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_loop_that_closes_while_an_open_waits_for_a_writer(fifo: Path) -> None:
-    """Its coroutine is closed afterwards, and says nothing."""
-    loop = aiouring.new_event_loop()
-
-    async def main() -> asyncio.Task[Any]:
-        opening = loop.create_task(opened(fifo, "rb"))
-        while len(asyncio.all_tasks()) < 3:  # the third waits for the writer
-            await asyncio.sleep(0)
-        return opening
-
-    opening = loop.run_until_complete(main())
-    loop.set_exception_handler(lambda loop, context: None)  # "Task was destroyed but it is pending!"
-    loop.close()
-    del opening
-    gc.collect()
-
-
 @pytest.mark.parametrize("mode", ["wb", "w", "r+b"])
 def test_a_file_that_is_dropped_unclosed_writes_what_it_has_and_warns(mode: str, loop: Loop, tmp_path: Path) -> None:
     path = tmp_path / "file"
