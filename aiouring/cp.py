@@ -17,6 +17,7 @@ import shutil
 import signal
 import stat as stat_module
 import sys
+import threading
 import time
 from typing import Any
 
@@ -26,7 +27,7 @@ from aiouring.contents import put_in_place, take_over
 from aiouring.copying import copy_contents, copy_link, is_sparse, source, target_of
 from aiouring.descriptors import fsync_fd, stat_fd, truncate_fd
 from aiouring.display import show
-from aiouring.executor import in_executor
+from aiouring.executor import in_executor, stoppable
 from aiouring.runner import run
 from aiouring.trees import each
 
@@ -84,7 +85,7 @@ class Copy:
             return
         if await in_executor(parts.is_inside, dst, src):
             raise shutil.Error(f"{show(dst)} lies in {show(src)}")
-        files, size = await in_executor(_measure, src)
+        files, size = await stoppable(_measure, src)
         self.shown.begin(size, files)
         await self.folder(src, dst)
 
@@ -181,7 +182,7 @@ class Copy:
         """Whether an earlier run has copied this file: the same size and time, and with --verify the same bytes."""
         if existing is None or (existing.st_size, existing.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             return False
-        return not self.verify or await in_executor(parts.same_bytes, src, target)
+        return not self.verify or await stoppable(parts.same_bytes, src, target)
 
     async def fill(self, src_fd: int, before: os.stat_result, fd: int, src: str, dst: str, part: str, *, direct: bool) -> None:
         """Make the partial file a complete copy."""
@@ -214,7 +215,7 @@ class Copy:
         if digest is not None:
             await fsync_fd(fd, dst)
             self.shown.checking(src)
-            on_disk = await in_executor(parts.checksum_on_disk, part, fd)
+            on_disk = await stoppable(parts.checksum_on_disk, part, fd)
             if on_disk != digest.hexdigest():
                 raise Unverified(f"what is on the disk (sha256 {on_disk}) is not what was read (sha256 {digest.hexdigest()})")
 
@@ -243,9 +244,11 @@ def _list(folder: str) -> list[tuple[str, str, int]]:
     return sorted(entries)
 
 
-def _measure(folder: str) -> tuple[int, int]:
+def _measure(stop: threading.Event, folder: str) -> tuple[int, int]:
     files = size = 0
     for top, _, names in os.walk(folder):
+        if stop.is_set():
+            break
         for name in names:
             with contextlib.suppress(OSError):
                 found = os.lstat(os.path.join(top, name))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import threading
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,21 @@ async def open_in_executor(path: Any, flags: int, mode: int, dir_fd: int | None)
 async def descriptor_in_executor(function: Callable[P, int], /, *args: P.args, **kwargs: P.kwargs) -> int:
     """in_executor() for what returns a new descriptor. One that nobody takes, because the call was cancelled, is closed."""
     return await _run(functools.partial(function, *args, **kwargs), os.close)
+
+
+async def stoppable(function: Callable[Concatenate[threading.Event, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """in_executor() for what takes long: `function(stop, *args, **kwargs)` looks at `stop` now and then, and returns early where it is set.
+
+    What it returns then is dropped, because the call was cancelled.
+    """
+    stop = threading.Event()
+    task = asyncio.ensure_future(in_executor(function, stop, *args, **kwargs))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await uninterrupted(task)
+        raise
 
 
 async def _run(call: Callable[[], T], drop: Callable[[T], None] | None) -> T:

@@ -17,6 +17,7 @@ import mmap
 import os
 import secrets
 import stat as stat_module
+import threading
 from typing import Any
 
 from aiouring import _fdop
@@ -170,22 +171,23 @@ def _first_difference(first: memoryview, second: memoryview, end: int) -> int:
     return end
 
 
-def same_bytes(first: str, second: str) -> bool:
-    """Whether two files have the same contents."""
+def same_bytes(stop: threading.Event, first: str, second: str) -> bool:
+    """Whether two files have the same contents. False where it is stopped."""
     buffers = _buffer(), _buffer()
     with open(first, "rb", buffering=0) as one, open(second, "rb", buffering=0) as other:
         offset = 0
-        while True:
+        while not stop.is_set():
             pieces = _read(one.fileno(), buffers[0], offset, _PIECE_BYTES), _read(other.fileno(), buffers[1], offset, _PIECE_BYTES)
             if pieces[0] != pieces[1]:
                 return False
             if not pieces[0]:
                 return True
             offset += len(pieces[0])
+    return False
 
 
-def checksum_on_disk(part: str, part_fd: int) -> str:
-    """The SHA-256 of what the disk has, not of what the page cache has. The file was fsynced."""
+def checksum_on_disk(stop: threading.Event, part: str, part_fd: int) -> str:
+    """The SHA-256 of what the disk has, not of what the page cache has. The file was fsynced. Where it is stopped, that of a part."""
     os.posix_fadvise(part_fd, 0, 0, os.POSIX_FADV_DONTNEED)
     try:
         fd = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECT)
@@ -197,7 +199,7 @@ def checksum_on_disk(part: str, part_fd: int) -> str:
         digest = hashlib.sha256()
         buffer = _buffer()
         offset = 0
-        while piece := _read(fd, buffer, offset, _PIECE_BYTES):
+        while not stop.is_set() and (piece := _read(fd, buffer, offset, _PIECE_BYTES)):
             digest.update(piece)
             offset += len(piece)
         return digest.hexdigest()

@@ -508,11 +508,11 @@ from aiouring.cp import main
 
 real = aiouring.parts.checksum_on_disk
 
-def on_a_bad_disk(part, fd):
+def on_a_bad_disk(stop, part, fd):
     with open(part, "r+b") as file:
         file.seek(5_000_000)
         file.write(b"!")
-    return real(part, fd)
+    return real(stop, part, fd)
 
 aiouring.parts.checksum_on_disk = on_a_bad_disk
 sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import random
 import resource
@@ -20,8 +21,8 @@ from typing import Any
 import pytest
 
 import aiouring
-from aiouring import fs
-from aiouring.executor import open_in_executor
+from aiouring import fs, parts
+from aiouring.executor import open_in_executor, stoppable
 
 from .files import cancel_at_each_wait, close_at_each_wait, names_in, slots_in_use, small_disk, until
 
@@ -525,6 +526,33 @@ def test_a_process_that_is_stopped_and_goes_on(tmp_path: Path) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+async def test_long_work_in_a_thread_ends_when_it_is_cancelled(tmp_path: Path) -> None:
+    """As the reading of a large file that was copied, or the listing of a large tree."""
+    begun = threading.Event()
+
+    def work(stop: threading.Event, *, patience_s: float) -> bool:
+        begun.set()
+        return stop.wait(patience_s)
+
+    task = asyncio.ensure_future(stoppable(work, patience_s=3600))
+    await until(begun.is_set)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await stoppable(work, patience_s=0) is False
+
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+    stop, go_on = threading.Event(), threading.Event()
+    stop.set()
+    whole = hashlib.sha256(bytes(3_000_000)).hexdigest()
+    with open(tmp_path / "file", "rb+") as file:
+        os.fsync(file.fileno())
+        assert parts.checksum_on_disk(go_on, str(tmp_path / "file"), file.fileno()) == whole
+        assert parts.checksum_on_disk(stop, str(tmp_path / "file"), file.fileno()) != whole
+    assert parts.same_bytes(go_on, str(tmp_path / "file"), str(tmp_path / "file"))
+    assert not parts.same_bytes(stop, str(tmp_path / "file"), str(tmp_path / "file"))
 
 
 def test_a_descriptor_of_a_call_that_is_closed_in_the_executor(tmp_path: Path) -> None:
