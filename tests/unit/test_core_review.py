@@ -260,6 +260,35 @@ def test_a_child_that_lives_on_does_not_keep_the_ring_of_a_loop_that_moves(loop:
     assert answers == [b"hello"]
 
 
+def test_a_ring_whose_end_does_not_come_leaves_the_loop_awake() -> None:
+    """Made by a child that no fork handler hears of, and which keeps the ring. What waited is lost, and says so; threads are heard."""
+    program = """
+import asyncio, ctypes, os, platform, signal, threading, aiouring
+
+libc = ctypes.PyDLL(None)
+loop = aiouring.new_event_loop()
+server = loop.run_until_complete(asyncio.start_server(print, "127.0.0.1", 0))
+child = libc.syscall({"x86_64": 56, "aarch64": 220}[platform.machine()], int(signal.SIGCHLD), 0, 0, 0, 0)
+if child == 0:
+    libc.pause()
+    libc._exit(0)
+thread = threading.Thread(target=loop.run_forever)
+thread.start()
+for _ in range(100):
+    heard = threading.Event()
+    loop.call_soon_threadsafe(heard.set)
+    heard.wait()
+loop.call_soon_threadsafe(loop.stop)
+thread.join()
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+os._exit(42)
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 42, done.stderr
+    assert "did not end within" in done.stderr
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
 def test_a_forked_child_closes_loops_and_makes_its_own(loop: Loop) -> None:
     """What stands in the place of the parent's rings is the child's own memory, and their descriptors' numbers are free for others."""
