@@ -21,7 +21,7 @@ cdef class StepCall(FileCall):
     cdef int64_t new_size
     # The end.
     cdef int fd                         # that is being closed
-    cdef bint closes
+    cdef bint closes                    # it is a close()
     cdef object close_error
 
     cdef int make_room(self, Py_ssize_t size) except -1

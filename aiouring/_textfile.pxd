@@ -57,7 +57,8 @@ cdef class TextCall(StepCall):
     cdef bint remembers
     cdef str was_decoded
     cdef Py_ssize_t was_used
-    cdef object was_flags, was_state
+    cdef object was_flags, was_state, was_encoder_state
+    cdef bint was_telling
     cdef bytes was_input
     cdef double was_ratio
 

@@ -27,7 +27,7 @@ from cpython.unicode cimport (
 )
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from aiouring._awaitable cimport NEW
+from aiouring._awaitable cimport ABANDONED, NEW
 from aiouring._file cimport (
     CLOSE,
     FLUSH,
@@ -48,7 +48,7 @@ from aiouring._file cimport (
     as_size,
     call_kind,
 )
-from aiouring._filecore cimport DONE, MUST_WAIT, STREAM, FileCore
+from aiouring._filecore cimport DONE, MUST_WAIT, STREAM, FileCall, FileCore
 from aiouring._filesteps cimport StepCall
 from aiouring.uapi cimport IORING_FSYNC_DATASYNC
 
@@ -151,7 +151,7 @@ cdef class TextFile(FileView):
         state = decoder.getstate()
         try:
             # A first guess, by the chunk's ratio of bytes to characters; then back until nothing is left in the decoder there.
-            skip_bytes = <Py_ssize_t>(self.bytes_per_char * to_skip)
+            skip_bytes = min(<Py_ssize_t>(self.bytes_per_char * to_skip), size)
             while skip_bytes > 0:
                 self.set_decoder(start, flags)
                 chars = len(decoder.decode(source[:skip_bytes]))
@@ -322,6 +322,7 @@ cdef TextCall new_call(TextFile text, call_kind kind):
     call.core = text.core
     call.loop = text.core.loop
     call.kind = kind
+    call.closes = kind == CLOSE
     call.size = 0
     call.whence = 0
     return call
@@ -344,6 +345,7 @@ cdef class TextCall(StepCall):
             return self.close_step()
         if not self.has_begun:
             self.has_begun = True
+            self.was_telling = text.telling
             if self.kind == NEXT_LINE or self.kind == LINES:
                 text.telling = False
             self.check()
@@ -406,7 +408,7 @@ cdef class TextCall(StepCall):
             self.remembers = False
             self.was_decoded = None
             self.was_input = None
-            self.was_flags = self.was_state = None
+            self.was_flags = self.was_state = self.was_encoder_state = None
         self.text = None
         StepCall.taken(self)
         text.spare_call = self
@@ -615,6 +617,14 @@ cdef class TextCall(StepCall):
         text.used = 0
         return 0
 
+    cdef FileCall successor(self):
+        cdef TextCall call
+        if not self.closes or self.core.closed:
+            return None
+        call = new_call(self.text, CLOSE)
+        call.state = ABANDONED
+        return call
+
     cdef int restore(self) except -1:
         cdef TextFile text = self.text
         if not self.remembers:
@@ -627,6 +637,9 @@ cdef class TextCall(StepCall):
         text.snapshot_flags = self.was_flags
         text.snapshot_input = self.was_input
         text.bytes_per_char = self.was_ratio
+        text.telling = self.was_telling
+        if self.was_encoder_state is not None:
+            text.encoder.setstate(self.was_encoder_state)
         return 0
 
     # -- writing ------------------------------------------------------------------------------------------------------------------------
@@ -783,6 +796,7 @@ cdef class TextCall(StepCall):
         """So that a byte order mark is written at the start, and nowhere else."""
         cdef TextFile text = self.text
         if text.encoder is not None:
+            self.was_encoder_state = text.encoder.getstate()
             if at_start:
                 text.encoder.reset()
             else:
