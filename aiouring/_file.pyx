@@ -321,7 +321,10 @@ cdef class BinaryCall(StepCall):
         if core.position != STREAM:
             return core.return_to(self.begun_pos)
         self.put_back_piece()
-        return self.put_back_lines(self.lines) if self.lines else 0
+        if self.lines:
+            self.put_back_lines(self.lines)
+            self.lines = None
+        return 0
 
     cdef int undo_result(self, object result) except -1:
         cdef FileCore core = self.core
@@ -459,6 +462,13 @@ cdef class FileView(DescriptorView):
 
     def _is_fifo(self):
         return self.core.kind == S_IFIFO
+
+    def _detach(self):
+        """Take the descriptor out of a file that was not used yet, which is closed from then on."""
+        cdef int fd = self.core.fd
+        self.core.fd = -1
+        self.core.closed = self.core.closing = True
+        return fd
 
     def __aenter__(self):
         cdef Ready ready

@@ -469,6 +469,7 @@ cdef class FileCall(FileOperation):
 
     cdef int start(self) except -1:
         cdef FileCore core = self.core
+        self.loop.ops.check()           # another thread's call, a forked child's: refused before it has taken anything
         self.file = core
         if core.active is None and not core.queue:
             core.active = self
@@ -512,7 +513,12 @@ cdef class FileCall(FileOperation):
     # -- the request --------------------------------------------------------------------------------------------------------------------
 
     cdef io_uring_sqe *stream_sqe(self, request_kind kind) except NULL:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, FileCall.stream_complete, 0)
+        cdef io_uring_sqe *sqe
+        try:
+            sqe = self.loop.ops.begin(self, FileCall.stream_complete, 0)
+        except BaseException:
+            self.undo()                 # too many requests are in flight, or there is no memory: nothing was done
+            raise
         self.request = sqe.user_data
         self.asked = kind
         self.polling = False

@@ -603,7 +603,11 @@ cdef class TextCall(StepCall):
             self.parts = self.lines + (self.parts or [])
         if self.rest is not None:
             self.parts = (self.parts or []) + [self.rest]
-        return self.put_back_text("".join(self.parts)) if self.parts else 0
+        if self.parts:
+            self.put_back_text("".join(self.parts))
+        self.parts = self.lines = None
+        self.rest = None
+        return 0
 
     cdef int undo_result(self, object result) except -1:
         if self.core.position != STREAM:
