@@ -11,7 +11,8 @@ import os
 import random
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -370,29 +371,48 @@ def test_a_descriptor_that_is_closed_under_a_cancelled_read(loop: Loop, tmp_path
     loop.run_until_complete(main())
 
 
+@types.coroutine
+def cancelled_when_done(call: Any) -> Generator[Any, Any, Any]:
+    """`await call`, whose task is cancelled after the call has ended and before it has taken the result."""
+    waits_for = call.send(None)
+    task = asyncio.current_task()
+    assert task is not None
+    waits_for.add_done_callback(lambda _: task.cancel())
+    try:
+        yield waits_for
+    except BaseException as error:
+        call.throw(error)
+    return call.send(None)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"), [*(("r", name) for name in READS), *(("r+b", name) for name in READS), *(("rb", name) for name in BINARY_READS if name != "peek")]
+)
+def test_a_result_that_was_not_taken(mode: str, name: str, loop: Loop, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+
+    async def main() -> None:
+        async with aiouring.open(path, mode) as file:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.ensure_future(called(cancelled_when_done((READS | BINARY_READS)[name](file))))
+            everything = await file.read()
+            assert (everything if "b" in mode else everything.encode()) == CONTENT
+
+    loop.run_until_complete(main())
+
+
 def test_a_cancelled_seek_of_a_text_leaves_no_mark_behind(loop: Loop, tmp_path: Path) -> None:
     """A seek to the start makes the encoder write a byte order mark next. If the seek did not happen, neither does that."""
     path = tmp_path / "file"
 
     async def main() -> None:
-        files: list[Any] = []
-
-        async def call() -> None:
-            files.append(await aiouring.open(path, "w+", encoding="utf-16"))
-            await files[-1].write("abc")
-            files.append(files[-1])
-            await files[-1].seek(0)
-
-        async def check(cancelled: bool) -> None:
-            if len(files) == 2 and cancelled:
-                await files[0].write("def")
-                await files[0].close()
-                assert path.read_bytes() in ("abcdef".encode("utf-16"), "def".encode("utf-16"))
-            for file in files:
-                await file.close()
-            files.clear()
-
-        assert await cancel_at_each_wait(call, check) >= 2
+        async with aiouring.open(path, "w+", encoding="utf-16") as file:
+            await file.write("abc")
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.ensure_future(called(cancelled_when_done(file.seek(0))))
+            await file.write("def")
+        assert path.read_bytes() == "abcdef".encode("utf-16")
 
     loop.run_until_complete(main())
 
