@@ -1,6 +1,6 @@
 """Binary files: what open() gives in binary mode, and every call on it.
 
-Used by `files` (open) and `_textfile`. Calls `_filesteps`, `_filecore`, `_fileop`.
+Used by `files` (open) and the text rooms (`_textstate`, `_textcall`, `_textfile`). Calls `_filesteps`, `_filecore`, `_fileop`.
 
 BinaryFile is the asynchronous BufferedReader, BufferedWriter or BufferedRandom, RawFile the asynchronous FileIO. Both are views: what they show
 is in their FileCore, and so is the file's end. A call is one object (BinaryCall), awaited once. If what it needs is in memory it ends in the

@@ -1,5 +1,5 @@
 # A file as a stream: its position, its buffer, and the calls that take turns on it. See _filecore.pyx.
-# cimported by: _file, _textfile.
+# cimported by: _file and the text rooms.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint32_t

@@ -1,6 +1,6 @@
 """A file as a stream: its position, its buffer, what it reads ahead, and the calls that take turns on it.
 
-Used by `_file` and `_textfile`, whose calls are FileCalls. Calls `_fileop`, `_operation`, `_loop`, `_prep`.
+Used by `_file` and `_textcall`, whose calls are FileCalls. Calls `_fileop`, `_operation`, `_loop`, `_prep`.
 
 A call does its work in attempt(), which goes on where it is while everything that it needs is in memory. Where it needs the kernel, a step returns
 MUST_WAIT: its one request was begun, attempt() returns, and is called again with the result, which the same step then takes. Nothing of the

@@ -1,5 +1,5 @@
 # The steps that calls on files are made of: reading, writing and closing through the buffer. See _filesteps.pyx.
-# cimported by: _file, _textfile.
+# cimported by: _file and the text rooms.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t

@@ -1,6 +1,6 @@
 """The steps that calls on files are made of: reading, writing and closing through the buffer.
 
-Used by `_file` and `_textfile`, whose calls derive from StepCall. Calls `_filecore`, `_fileop`.
+Used by `_file` and `_textcall`, whose calls derive from StepCall. Calls `_filecore`, `_fileop`.
 
 What they do to the buffer is what io.BufferedReader, BufferedWriter and BufferedRandom do, so that both stand at the same place with the same bytes
 in their buffers after the same calls. A step that has to wait returns MUST_WAIT, and goes on when it is called again: `step_phase` says where.
