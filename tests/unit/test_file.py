@@ -8,6 +8,8 @@ import inspect
 import io
 import os
 import random
+import re
+import subprocess
 import sys
 import threading
 import warnings
@@ -568,3 +570,24 @@ async def test_defaults_are_the_builtins(tmp_path: Path) -> None:
         with warnings.catch_warnings(), builtins.open(tmp_path / "a", "w") as theirs:
             assert isinstance(theirs, io.TextIOWrapper)
             assert (file.encoding, file.errors) == (theirs.encoding, theirs.errors)
+
+
+# -- the documentation ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    """As a reader would try it: a script in a folder of its own."""
+    text = (Path(__file__).parents[2] / "docs" / "files.md").read_text()
+    example = text.split("## Open files", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run([sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "first line\nsecond line\nb'first' b'second' b'FIRST line'\n"
+    assert (tmp_path / "notes.txt").read_bytes() == b"FIRST line\nsecond line\n"
+
+
+def test_the_documentation_names_each_method() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "files.md").read_text().split("## Open files", 1)[1].split("\n## ", 1)[0]
+    for kind in (RawFile, BinaryFile, BinaryReader, TextFile):
+        for name in dir(kind):
+            assert name.startswith("_") or re.search(rf"`{name}\b", text) or name in ("descriptor", "write_through"), name
