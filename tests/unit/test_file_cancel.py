@@ -386,7 +386,8 @@ def cancelled_when_done(call: Any) -> Generator[Any, Any, Any]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "name"), [*(("r", name) for name in READS), *(("r+b", name) for name in READS), *(("rb", name) for name in BINARY_READS if name != "peek")]
+    ("mode", "name"),
+    [*(("r", name) for name in READS), *(("r+b", name) for name in READS), *(("rb", name) for name in BINARY_READS if name != "peek")],
 )
 def test_a_result_that_was_not_taken(mode: str, name: str, loop: Loop, tmp_path: Path) -> None:
     path = tmp_path / "file"

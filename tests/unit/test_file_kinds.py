@@ -549,10 +549,10 @@ async def test_arguments_are_looked_at_first(buffering: int, closed: bool, tmp_p
                     theirs.close()
                     await ours.close()
                 for name, arguments in [*calls, *([("readinto1", (b"\0\0",))] if buffering else [])]:
-                    with pytest.raises(Exception) as expected:  # noqa: PT011
+                    with pytest.raises(Exception) as expected:
                         if getattr(theirs, name)(*arguments) is not None:
                             raise ZeroDivisionError
-                    with pytest.raises(Exception) as found:  # noqa: PT011
+                    with pytest.raises(Exception) as found:
                         if await getattr(ours, name)(*arguments) is not None:
                             raise ZeroDivisionError
                     assert (found.type, getattr(found.value, "errno", None)) == (expected.type, getattr(expected.value, "errno", None)), (mode, name)
