@@ -82,7 +82,10 @@ def test_names_that_are_no_program(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("release", "fault"),
-    [("7.1.4", True), ("7.1.0-rc3", True), ("7.1", True), ("6.18.44-x", True), ("7.1.5", False), ("7.2", False), ("10.0.1+deb", False), ("odd", False)],
+    [
+        *(("7.1.4", True), ("7.1.0-rc3", True), ("7.1", True), ("6.18.44-x", True)),
+        *(("7.1.5", False), ("7.2", False), ("10.0.1+deb", False), ("odd", False)),
+    ],
 )
 def test_kernels_with_the_fault(release: str, fault: bool) -> None:
     assert support.release_has_fault(release) == fault
