@@ -724,7 +724,8 @@ cdef class LoopCore:
             # Their memory is in the kernel's hands, and nothing will tell when it is not: they keep their slots, and whoever waits for them waits on.
             logger.error("%d requests of the thread that ran this event loop before did not end within %.0f s; what waits for them will not end",
                          len(requests), CLOSE_WAIT_LONGEST_S)
-            requests.clear()
+            # But for the wake-up pipe's, which no worker carries out, so that threads and signals are still heard.
+            requests = [request for request in requests if type(self.ops.owner_of(request)) is WakePipe]
         # From here on requests begin on the new ring, also those that the owners of what had completed begin now.
         if old_hook is not None:
             old_hook.move(new)
@@ -752,7 +753,7 @@ cdef class LoopCore:
     def _close_ring(self):
         """End every request, wait for the last CQEs, free the ring. The loop is closed afterwards."""
         cdef bint forked = self.ring.foreign_process()
-        cdef bint ended = True
+        cdef bint ended = False
         cdef int end_fd = -1
         if self.ring_closing:
             return              # by another thread that waits in here, or by us: a destructor called close() again
@@ -761,12 +762,13 @@ cdef class LoopCore:
             self.ready.clear()
             self.timers.clear()
             if forked:
-                pass            # the queues are the parent's
+                ended = True    # the queues are the parent's
             elif self.ring_thread == 0 or self.ring_thread == syscall(SYS_gettid):
                 ended = self.finish_requests()
             else:
                 self.discard_completed()
                 end_fd = self.ring.take_end()
+                ended = True
         finally:
             self.ops.closed = True
             self.flush_list.clear()
