@@ -137,6 +137,8 @@ def test_an_object_is_opened_without_privileges(nop: Path) -> None:
             opened.set_rodata({"steps": 1})
         with pytest.raises(ValueError, match="does not fit into target"):
             opened.set_rodata({"target": 1 << 32})
+        with pytest.raises(ValueError, match="target has 4 bytes, not 5"):
+            opened.set_rodata({"target": b"12345"})
         for call in (opened.attach, lambda: opened.globals, lambda: opened.pin("folder")):
             with pytest.raises(RuntimeError, match=r"nop\.bpf\.o is open"):
                 call()
