@@ -143,9 +143,9 @@ def test_an_object_is_opened_without_privileges(nop: Path) -> None:
             with pytest.raises(RuntimeError, match=r"nop\.bpf\.o is open"):
                 call()
     assert opened.state == "closed"
-    for call in (opened.load, opened.map_names, opened.attach):
+    for closed_call in (opened.load, opened.map_names, opened.attach):
         with pytest.raises(RuntimeError, match="is closed"):
-            call()
+            closed_call()
     opened.close()
     opened.detach()
 

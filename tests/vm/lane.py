@@ -55,7 +55,8 @@ def hook_tests() -> list[str]:
 def pytest_command(name: str, files: list[str], marker: str, arguments: list[str]) -> str:
     """One run of pytest in the guest, whose lines begin with its name."""
     command = [
-        ".venv/bin/python",
+        # The guest has this machine's files under their names.
+        sys.executable,
         "-m",
         "pytest",
         *files,
