@@ -25,7 +25,7 @@ from posix.unistd cimport close as posix_close
 
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport TAG_RETURNS_FD
-from aiouring._operation cimport Operation, note_spare, spare_operation
+from aiouring._operation cimport Operation, Spares, note_spare, spare_operation
 from aiouring._prep cimport (
     prep_close,
     prep_fadvise,
@@ -73,9 +73,9 @@ cdef extern from "<sys/stat.h>" nogil:
 cdef enum:
     VECTORS_MAX = 1024              # the kernel's bound for one request
 
-cdef list spare_reads = []
-cdef list spare_reads_into = []
-cdef list spare_writes = []
+cdef Spares spare_reads = Spares()
+cdef Spares spare_reads_into = Spares()
+cdef Spares spare_writes = Spares()
 
 
 cdef int look_at(int fd, kernel_statx *found) noexcept:

@@ -261,7 +261,7 @@ def _random_reads(depth: int, cpu_us_max: float) -> Row:
         f"file-depth-{depth}",
         f"4 KiB random reads of a cached file, {depth} at a time",
         "random",
-        ("aiofiles", "aiofile", "anyio", "executor"),
+        ("aiofiles", "caio", "aiofile", "anyio", "executor"),
         (Goal("", "cpu_us", cpu_us_max), Goal("aiofiles", "cpu_rate", 10)),
         per="read",
         depth=depth,
