@@ -134,7 +134,7 @@ def test_source_release_holds_sources_and_nothing_built(sdist: Path) -> None:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for pattern in (
         *("aiouring/**/*.py", "aiouring/**/*.pyx", "aiouring/**/*.pxd", "aiouring/**/*.pyi", "aiouring/include/*.h"),
-        *("bpf_progs/**/*.c", "bpf_progs/**/*.h", "tests/**/*.py", "tests/vm/*"),
+        *("bpf_progs/**/*.c", "bpf_progs/**/*.h", "tests/**/*.py", "tests/vm/*.sh", "tests/vm/*.c"),
     ):
         missing = {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern)} - names
         assert not missing, f"the source release lacks {missing}"
