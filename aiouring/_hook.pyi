@@ -1,7 +1,7 @@
 """Loop hooks, for aiouring.bpf and aiouring.tasks. The docstrings are in _hook.pyx."""
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 SHIPPED: dict[str, str]
@@ -36,7 +36,8 @@ class HookEngine:
 class InlineEngine(HookEngine): ...
 class KernelEngine(HookEngine): ...
 
-class HookTask(Awaitable[Any]):
+class HookTask:
+    def __await__(self) -> Generator[Any, None, Any]: ...
     @property
     def moved(self) -> int: ...
     @property
