@@ -262,7 +262,7 @@ cdef class Operation(AwaitableFuture):
 
 @cython.final
 cdef class Spares:
-    """Operations that are over and wait for a call to come. No list: one that becomes empty gives its memory back, and takes it again for the next."""
+    """Operations that are over and wait for a call to come. No list: one that becomes empty gives its memory back for the next to take."""
 
     def __dealloc__(self):
         while self.count:

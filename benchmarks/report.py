@@ -250,7 +250,7 @@ def merged(whole: dict[str, Any], *parts: dict[str, Any]) -> dict[str, Any]:
         about = [one | {"rows": [name for name in one["rows"] if name not in mine]} for one in about]
         about = [one for one in about if one["rows"]] + [{"about": part["about"], "rows": list(mine)}]
         rows |= mine
-        people |= part["contestants"]
+        people = part["contestants"] | people  # what the whole says of them is of more rows
     order = {row.name: place for place, row in enumerate(ROWS)}
     return whole | {"rows": sorted(rows.values(), key=lambda row: order.get(row["name"], len(order))), "contestants": people, "parts": about}
 

@@ -259,11 +259,13 @@ def test_an_open_in_a_thread_that_is_cancelled(again: bool, fifo: Path) -> None:
 
     async def main() -> None:
         task = asyncio.ensure_future(opened(fifo, "rb"))
-        writer = await asyncio.to_thread(os.open, fifo, os.O_WRONLY)
+        await asyncio.sleep(0)
         task.cancel()
         if again:
             await asyncio.sleep(0)
             task.cancel()
+        # The thread opens it, or will, whatever becomes of the task.
+        writer = await asyncio.to_thread(os.open, fifo, os.O_WRONLY)
         with pytest.raises(asyncio.CancelledError):
             await task
         os.close(writer)
