@@ -17,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,14 @@ class Libbpf:
 
 class Unavailable(Exception):
     """Why there is none, in one sentence."""
+
+
+class Unreachable(Unavailable):
+    """The mirror does not answer even for the machine's own release, so that asking for others is in vain."""
+
+
+# After that no build asks the mirror again for so long: each would wait for it.
+UNREACHABLE_S = 3600
 
 
 def output_of(*command: str | Path, cwd: Path | None = None) -> str | None:
@@ -129,8 +138,7 @@ def unpacked(folder: Path, origin: str) -> Libbpf:
 
 def from_debian(folder: Path, suite: str, release: str) -> Libbpf:
     """Downloads Debian's packages of one suite and unpacks them into `folder`."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise Unavailable("there is no apt-get that could fetch one")
+    print(f"libbpf: unpacking Debian's from {suite} into {os.path.relpath(folder)} (nothing is installed)", flush=True)
     targets = output_of("apt-get", "indextargets", "--format", "$(REPO_URI)") or ""
     mirrors = sorted({uri for uri in targets.split() if uri.rstrip("/").endswith("/debian")})
     if not mirrors:
@@ -156,6 +164,8 @@ def from_debian(folder: Path, suite: str, release: str) -> Libbpf:
     }
     aside = ["-qq", *(f"-o{name}={value}" for name, value in options.items())]
     if output_of("apt-get", *aside, "update") is None:
+        if suite == release:
+            raise Unreachable(f"apt-get could not read {suite} from the mirror")
         raise Unavailable(f"apt-get could not read {suite}")
     # Newer ones of libelf want libzstd; an archive that nothing wants adds nothing.
     packages = [f"libbpf-dev/{suite}", "libelf-dev", "zlib1g-dev", "libzstd-dev"]
@@ -173,6 +183,11 @@ def from_debian(folder: Path, suite: str, release: str) -> Libbpf:
 def candidates_from_debian(folder: Path) -> list[tuple[Path, str, str]]:
     """(folder, suite, release) of each suite that Debian's package may come from."""
     release = debian_release()
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise Unavailable("there is no apt-get that could fetch one")
+    stamp = folder / "unreachable"
+    if stamp.exists() and time.time() - stamp.stat().st_mtime < UNREACHABLE_S:
+        raise Unavailable(f"the mirror could not be reached within the last hour (remove {os.path.relpath(stamp)} to try again)")
     suites = dict.fromkeys(suite.format(release=release) for suite in DEBIAN_SUITES)
     return [(folder / suite, suite, release) for suite in suites]
 
@@ -198,9 +213,12 @@ def find_libbpf(folder: Path) -> Libbpf:
             try:
                 found = unpacked(place / "root", f"Debian's libbpf from {suite}, unpacked earlier")
             except Unavailable:
-                print(f"libbpf: {reasons[0]}; unpacking Debian's from {suite} into {folder} (nothing is installed)", flush=True)
                 try:
                     found = from_debian(place, suite, release)
+                except Unreachable as error:
+                    reasons.append(str(error))
+                    (folder / "unreachable").touch()
+                    break
                 except Unavailable as error:
                     reasons.append(str(error))
                     continue
@@ -208,7 +226,7 @@ def find_libbpf(folder: Path) -> Libbpf:
                 return found
     except Unavailable as error:
         reasons.append(str(error))
-    raise Unavailable("; ".join(reasons))
+    raise Unavailable("; ".join(dict.fromkeys(reasons)))
 
 
 if __name__ == "__main__":
