@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from aiouring._operation cimport Operation
 from aiouring._ring cimport Ring, RingHook
+from aiouring._sockop cimport SocketOperation
 from aiouring.uapi cimport io_uring_cqe, io_uring_sqe
 
 
@@ -93,10 +93,14 @@ cdef class HookEngine(RingHook):
     cdef readonly object name                   # "inline", "kernel"
     cdef readonly bint has_tasks                # its program includes tasks.h
     cdef bint through                           # it is detached: what the mailbox still has comes first, then completions go straight to the loop
+    cdef bint given_up                          # detached, by its user or because it failed: it does not follow the loop to another ring
+    cdef bint caretaker                         # it only ends the tasks of a hook that failed
+    cdef HookEngine successor                   # this hook's engine on the ring that the loop has gone on with
     cdef int broken                             # -errno of an enter that the kernel's program broke
 
     cdef int enter_program(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil
     cdef int describe_ring(self) except -1
+    cdef HookEngine for_ring(self, Ring ring)
     cdef detach_program(self)
 
 
@@ -114,7 +118,7 @@ cdef class KernelEngine(HookEngine):
     cdef object loaded                          # the object in the kernel; its detach() and close() are called here
 
 
-cdef class HookTask(Operation):
+cdef class HookTask(SocketOperation):
     cdef HookEngine engine
     cdef int32_t index                          # of its slot, -1: none
     cdef uint32_t kind
@@ -122,6 +126,7 @@ cdef class HookTask(Operation):
     cdef size_t block_bytes
     cdef uint32_t blocks
     cdef int owned[2]                           # descriptors that are closed at its end; -1: none
+    cdef bint duplicates                        # `fds` are the caller's: start() takes copies, which are then `owned`
     cdef object first                           # bytes that a relay's sides send before anything else
     cdef int fds[2]
     cdef readonly uint64_t moved                # bytes, when it is over

@@ -1,7 +1,7 @@
 """Loop hooks: a program that sees each completion before the loop does, in the kernel or right after io_uring_enter, and its tasks.
 
-Used by `aiouring.bpf` (attach, detach, counters) and `tasks` (relay, copy ...). `_ring` calls the engines through RingHook. Calls `_operation`,
-`_loop`, `_op`, `_ring`.
+Used by `aiouring.bpf` (attach, detach, counters) and `tasks` (relay, copy ...). `_ring` calls the engines through RingHook. Calls `_sockop`,
+`_operation`, `_loop`, `_op`, `_ring`.
 
 Both engines run the same C (bpf_progs): the driver there gives each CQE to the program, puts those for Python into the mailbox, and says whether
 Python has to wake. The inline engine calls it after each enter and goes round, without the GIL and without returning, until something wakes. The
@@ -26,14 +26,16 @@ from posix.unistd cimport close as posix_close
 
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
+from aiouring._operation cimport Operation
 from aiouring._ring cimport Ring, RingHook
+from aiouring._sockop cimport SocketOperation
 from aiouring.uapi cimport *
 
 import asyncio
 import os
 
 cdef extern from "<sys/mman.h>" nogil:
-    int MADV_DONTFORK
+    int MADV_WIPEONFORK
     int madvise(void *address, size_t length, int advice)
 
 cdef extern from "<dlfcn.h>" nogil:
@@ -81,7 +83,9 @@ cdef class Region:
         memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if memory == MAP_FAILED:
             raise MemoryError(f"no memory for a hook's region of {size:,} bytes")
-        madvise(memory, size, MADV_DONTFORK)        # the kernel has these pages: a fork must not give the parent others
+        # The kernel has these pages: a fork must not give the parent others. The child has zeros there, an empty mailbox: it may look at them and
+        # unmap them, as no page of a range that is left out of it (DONTFORK).
+        madvise(memory, size, MADV_WIPEONFORK)
         self.memory = <uint8_t *>memory
         self.size = size
         self.control = <aiouring_control *>memory
@@ -99,6 +103,20 @@ cdef class Region:
             munmap(self.memory, self.size)
 
 
+cdef inline void prep_task_nop(io_uring_sqe *sqe, uint32_t op, uint32_t index) noexcept:
+    sqe.opcode = IORING_OP_NOP
+    sqe.user_data = <uint64_t>AIOURING_NS_TASK << 56 | <uint64_t>op << 48 | index
+
+
+cdef void cancel_task(Region region, uint32_t index, io_uring_sqe *sqe) noexcept:
+    """Ask for its end by this SQE, which is counted: the slot must not be another task's when the program sees it."""
+    cdef aiouring_task *task = region.task(index)
+    if task.kind == AIOURING_TASK_NONE:
+        return                  # it has ended, as Python will hear. The SQE is a NOP of nobody's
+    task.in_flight += 1
+    prep_task_nop(sqe, OP_CANCEL, index)
+
+
 cdef class HookEngine(RingHook):
     """What both engines have in common. Made by attach()."""
 
@@ -106,6 +124,8 @@ cdef class HookEngine(RingHook):
         return -EINVAL
 
     cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
+        if self.caretaker and self.control.tasks_live == 0:
+            self.through = True
         if self.through:
             return self.ring.enter_kernel(wait_nr, timeout_ns)
         self.control.woken = 0
@@ -127,6 +147,9 @@ cdef class HookEngine(RingHook):
         if count == 0 and self.through:
             return self.ring.reap_queue(batch, batch_max)
         return count
+
+    cdef uint32_t reaps_max(self) noexcept nogil:
+        return AIOURING_MAIL_ENTRIES
 
     cdef void begin_close(self) noexcept nogil:
         self.control.closing = 1
@@ -159,6 +182,12 @@ cdef class HookEngine(RingHook):
     cdef move(self, Ring ring):
         """On the same region. Completions that the mailbox still had were reaped before."""
         ring.region = self.region
+        self.region.registered = False
+        if not self.given_up and not self.caretaker:
+            ring.hook = self.successor = self.for_ring(ring)
+
+    cdef HookEngine for_ring(self, Ring ring):
+        """The same program for another ring."""
 
     cdef end(self):
         self.through = True
@@ -168,30 +197,42 @@ cdef class HookEngine(RingHook):
         """Tasks that run are ended by the program that knows them, in the process."""
         cdef InlineEngine engine
         cdef uint32_t index
-        self.through = True
+        cdef io_uring_sqe *sqe
+        cdef int rc = 0
+        self.through = self.given_up = True
         self.detach_program()
         if self.control.tasks_live:
             engine = make_inline(self.ring, self.region, &aiouring_standard, None)
+            engine.caretaker = True
             engine.control.closing = 1
             self.ring.hook = engine
             for index in range(AIOURING_TASKS_MAX):
-                if self.region.task(index).kind != AIOURING_TASK_NONE:
-                    prep_task_nop(self.ring.next_sqe(), OP_CANCEL, index)
+                if self.region.task(index).kind == AIOURING_TASK_NONE:
+                    continue
+                sqe = self.ring.next_sqe()
+                while sqe == NULL and (rc >= 0 or rc == -EINTR or rc == -EAGAIN or rc == -EBUSY):
+                    with nogil:
+                        rc = engine.enter(0, 0)
+                    sqe = self.ring.next_sqe()
+                if sqe != NULL:
+                    cancel_task(self.region, index, sqe)
 
     # -- for aiouring.bpf -----------------------------------------------------------------------------------------------------------
 
     def detach(self):
         """Let completions go straight to the loop from now on. What the mailbox has is delivered first."""
-        if not self.through:
+        if self.successor is not None:
+            self.successor.detach()
+        elif not self.through:
             if self.control.tasks_live:
                 raise RuntimeError(f"{self.control.tasks_live} tasks run in this hook: await or cancel them before it is detached")
-            self.through = True
+            self.through = self.given_up = True
             self.detach_program()
 
     @property
     def attached(self):
         """Whether it sees completions."""
-        return not self.through
+        return self.successor.attached if self.successor is not None else not self.through
 
     def counters(self):
         """The program's own counters, by number."""
@@ -318,11 +359,8 @@ cdef class InlineEngine(HookEngine):
                     return -ETIME
                 timeout_ns = <int64_t>(deadline_ns - now)
 
-    cdef move(self, Ring ring):
-        cdef InlineEngine engine
-        HookEngine.move(self, ring)
-        engine = make_inline(ring, self.region, self.program, self.library)
-        ring.hook = engine
+    cdef HookEngine for_ring(self, Ring ring):
+        return make_inline(ring, self.region, self.program, self.library)
 
 
 @cython.final
@@ -333,20 +371,22 @@ cdef class KernelEngine(HookEngine):
         self.name = "kernel"
 
     cdef int enter_program(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
+        cdef uint64_t steps = self.control.steps
         cdef int rc
         self.control.phase = 0
         self.control.wait = wait_nr != 0
         self.control.deadline_ns = now_ns() + <uint64_t>timeout_ns if wait_nr and timeout_ns > 0 else 0
-        rc = self.ring.enter_kernel(wait_nr, -1)
+        # The program waits, and the kernel looks at no time-out then. Where somebody has detached it, the kernel waits, and must not for ever.
+        rc = self.ring.enter_kernel(wait_nr, timeout_ns)
         self.ring.sq_tail = aiouring_load_acquire(self.ring.sq_ktail)
         if rc == -EINVAL or rc == -EFAULT:
             self.broken = rc        # it returned something else than continue or stop, or it is gone
+        elif self.control.steps == steps and (rc >= 0 or rc == -ETIME or rc == -EINTR):
+            self.broken = -EFAULT   # it is gone since before this enter
         return rc
 
-    cdef move(self, Ring ring):
-        HookEngine.move(self, ring)
-        self.region.registered = False
-        ring.hook = make_kernel(ring, self.region, self.load)       # a program is loaded for one ring
+    cdef HookEngine for_ring(self, Ring ring):
+        return make_kernel(ring, self.region, self.load)        # a program is loaded for one ring
 
     cdef detach_program(self):
         loaded, self.loaded = self.loaded, None
@@ -388,7 +428,9 @@ cdef LoopCore free_loop(object loop, object memory_bytes):
         raise RuntimeError("a hook is attached while its loop runs")
     if core.ring.hook is not None:
         engine = core.ring.hook
-        if not engine.through:
+        if engine.caretaker and engine.control.tasks_live:
+            raise RuntimeError("tasks of this event loop's hook, which failed, have not ended yet: await them before another one is attached")
+        if not engine.through and not engine.caretaker:
             raise RuntimeError("this event loop has a hook already: detach it first")
     if core.ring.region is None:
         core.ring.region = Region(REGION_BYTES_DEFAULT if memory_bytes is None else memory_bytes)
@@ -452,14 +494,28 @@ def engine_of(loop):
     """The engine that is attached to a loop's ring, or None."""
     cdef LoopCore core = loop
     cdef HookEngine engine = core.ring.hook
-    return None if engine is None or engine.through else engine
+    return None if engine is None or engine.through or engine.caretaker else engine
+
+
+def check_task(HookEngine engine not None, str name not None):
+    """Raise what a task that begins now would raise, for who has something to do before it begins."""
+    if not engine.has_tasks:
+        raise RuntimeError(f"{name}() needs a hook with tasks, and the program that is attached to this event loop has none: "
+                           "detach it, or build it with aiouring/tasks.h")
+    if engine.region.free_task_count == 0:
+        raise OSError(EBUSY, f"{AIOURING_TASKS_MAX} tasks run in this event loop's hook, which is its limit")
+
+
+def takes_task(HookEngine engine not None):
+    """Whether a task could begin in it."""
+    return engine.has_tasks and engine.region.free_task_count != 0
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------------------------------------
 
 
 @cython.final
-cdef class HookTask(Operation):
+cdef class HookTask(SocketOperation):
     """One task of the standard program: started, awaited, and told its end by one completion."""
 
     cdef str name(self):
@@ -469,21 +525,27 @@ cdef class HookTask(Operation):
     def __cinit__(self):
         self.index = self.owned[0] = self.owned[1] = -1
 
+    def __repr__(self):
+        return Operation.__repr__(self)
+
     cdef int start(self) except -1:
+        cdef int i
         self.loop = <LoopCore>asyncio.get_running_loop()
+        if self.sock is not None:
+            self.attach()
+            self.fds[1] = self.fd
         if self.engine.through or self.loop.ring.hook is not self.engine:
             raise RuntimeError(f"{self.name()}() was made for a hook that is detached by now, or for another event loop")
-        if not self.engine.has_tasks:
-            raise RuntimeError(f"{self.name()}() needs a hook with tasks, and the program that is attached to this event loop has none: "
-                               "detach it, or build it with aiouring/tasks.h")
+        check_task(self.engine, self.name())
+        if self.duplicates:
+            for i in range(2):
+                self.fds[i] = self.owned[i] = os.dup(self.fds[i])
         return self.submit()
 
     cdef int submit(self) except -1:
         cdef Region region = self.engine.region
         cdef aiouring_task *task
         cdef io_uring_sqe *sqe
-        if region.free_task_count == 0:
-            raise OSError(EBUSY, f"{AIOURING_TASKS_MAX} tasks run in this event loop's hook, which is its limit")
         self.memory = PyMem_RawMalloc(self.block_bytes * self.blocks)
         if self.memory == NULL:
             raise MemoryError(f"no memory for {self.name()}()")
@@ -533,7 +595,10 @@ cdef class HookTask(Operation):
             task.error = -ECANCELED
             self.engine.control.tasks_live -= 1
         try:
-            if task.error == 0 or (task.error == -ECANCELED and self.cancel_requested):
+            if task.error == -ECANCELED and self.socket_closed and self.wanted():
+                self.release()          # the descriptors first, so that the peer sees the end
+                self.again()            # as without a hook: it waits until it is cancelled
+            elif task.error == 0 or (task.error == -ECANCELED and self.cancel_requested):
                 self.finish(self.result_of(task))
             elif task.error == -ECANCELED:
                 self.fail(OSError(ECANCELED, f"{self.name()}() ended with its ring: the event loop moved to another thread, or its hook failed"))
@@ -558,8 +623,7 @@ cdef class HookTask(Operation):
         return (task.bytes[0], task.bytes[1], task.messages[0], task.messages[1])
 
     cdef int stop(self) except -1:
-        cdef io_uring_sqe *sqe = self.loop.ops.sqe_or_flush()
-        prep_task_nop(sqe, OP_CANCEL, self.index)
+        cancel_task(self.engine.region, <uint32_t>self.index, self.loop.ops.sqe_or_flush())
         return 0
 
     cdef void release(self) noexcept:
@@ -585,11 +649,6 @@ cdef class HookTask(Operation):
         self.close_owned()
 
 
-cdef inline void prep_task_nop(io_uring_sqe *sqe, uint32_t op, uint32_t index) noexcept:
-    sqe.opcode = IORING_OP_NOP
-    sqe.user_data = <uint64_t>AIOURING_NS_TASK << 56 | <uint64_t>op << 48 | index
-
-
 cdef HookTask new_task(HookEngine engine, uint32_t kind, uint32_t blocks, size_t block_bytes):
     cdef HookTask task = HookTask.__new__(HookTask)
     task.engine = engine
@@ -610,25 +669,30 @@ def socket_task(HookEngine engine not None, str kind not None, list descriptors 
     else:
         task = new_task(engine, AIOURING_TASK_ECHO if kind == "echo" else AIOURING_TASK_DISCARD, 1, block_bytes)
         task.fds[0] = task.fds[1] = descriptors[0]
-    for i, fd in enumerate(descriptors):
-        task.owned[i] = fd
     task.idle_ns = idle_ns
     task.first = first
+    for i, fd in enumerate(descriptors):        # when nothing can fail any more
+        task.owned[i] = fd
     return task
 
 
 def copy_task(HookEngine engine not None, int src_fd, int dst_fd, int64_t offset, int64_t target_offset, int64_t count, uint32_t depth,
               size_t block_bytes=COPY_BYTES):
-    """Copy `count` bytes (-1: to the end), `depth` blocks at a time. The descriptors stay the caller's."""
+    """Copy `count` bytes (-1: to the end), `depth` blocks at a time. The descriptors stay the caller's: the task works on copies, since it begins
+    requests by number as it goes on, and a number may be another file's when the caller closed it meanwhile."""
     cdef HookTask task = new_task(engine, AIOURING_TASK_COPY, depth, block_bytes)
     task.fds[0], task.fds[1] = src_fd, dst_fd
     task.offset, task.target_offset, task.length = offset, target_offset, count
+    task.duplicates = True
     return task
 
 
-def send_file_task(HookEngine engine not None, int file_fd, int socket_fd, int64_t offset, int64_t count, size_t block_bytes=SEND_FILE_BYTES):
-    """Send `count` bytes of a file (-1: to its end) to a stream socket. The descriptors stay the caller's."""
+def send_file_task(HookEngine engine not None, sock, int file_fd, int64_t offset, int64_t count, size_t block_bytes=SEND_FILE_BYTES):
+    """Send `count` bytes of a file (-1: to its end) to a stream socket. Both stay the caller's, as with copy_task(). Who closes the socket meanwhile
+    ends the sending, as that of every sock_* call."""
     cdef HookTask task = new_task(engine, AIOURING_TASK_SEND_FILE, 1, block_bytes)
-    task.fds[0], task.fds[1] = file_fd, socket_fd
+    task.sock = sock
+    task.fds[0] = file_fd
     task.offset, task.length = offset, count
+    task.duplicates = True
     return task

@@ -455,7 +455,10 @@ cdef class LoopCore:
         self.ring.enter(0, 0)           # an error comes again from the enter that follows
         clock_gettime(CLOCK_MONOTONIC, &now)
         begin_ns = <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
-        while not self.ring.has_work():
+        while True:
+            if self.ring.has_work():
+                if self.ring.hook is None or self.ring.cq_ready() or self.ring.enter(0, 0) < 0 or self.ring.cq_ready():
+                    break               # else it was the hook's alone
             clock_gettime(CLOCK_MONOTONIC, &now)
             spent_ns = <int64_t>now.tv_sec * 1000000000 + now.tv_nsec - begin_ns
             if 0 <= timeout_ns <= spent_ns:
@@ -671,7 +674,9 @@ cdef class LoopCore:
         return 0
 
     def _at_first_run(self, call):
-        """call(loop) when the loop runs the next time, before its first turn."""
+        """call(loop) when the loop runs the next time, before its first turn; None: not any more."""
+        if call is not None and self.at_first_run is not None:
+            raise RuntimeError("this event loop gets another hook when it runs: detach that one first")
         self.at_first_run = call
 
     cdef int detach(self) except -1:
@@ -698,7 +703,7 @@ cdef class LoopCore:
         """
         cdef Ring old = self.ring
         cdef Ring new = Ring()
-        cdef uint32_t count = self.batch_count - self.batch_next, index
+        cdef uint32_t count = self.batch_count - self.batch_next, index, room, reaped
         cdef io_uring_cqe cancelled
         cdef io_uring_cqe *completed
         cdef io_uring_cqe *completion
@@ -708,17 +713,24 @@ cdef class LoopCore:
         interrupt = None
         new.enable()
         requests = self.ops.live_requests()
-        completed = <io_uring_cqe *>PyMem_RawMalloc((count + old.cq_entries + self.ops.silent_count) * sizeof(io_uring_cqe))
+        old_hook = old.hook
+        if old_hook is not None:
+            old_hook.end()          # what its mailbox has comes first, then what it did not look at
+        room = count + old.cq_entries + (old_hook.reaps_max() if old_hook is not None else 0)
+        completed = <io_uring_cqe *>PyMem_RawMalloc((room + self.ops.silent_count) * sizeof(io_uring_cqe))
         if completed == NULL:
             raise MemoryError("no memory for the completions of a loop that moves to another thread")
         memcpy(completed, &self.batch[self.batch_next], count * sizeof(io_uring_cqe))
-        count += old.reap(completed + count, old.cq_entries)
+        while True:
+            reaped = old.reap(completed + count, room - count)
+            if reaped == 0:
+                break
+            count += reaped
         self.ops.note_spoken(completed, count)
         while self.ops.next_settled(&completed[count]):
             count += 1
         self.batch_next = self.batch_count = 0
         end_fd = old.take_end()
-        old_hook = old.hook
         old.close()
         if not wait_for_end(end_fd):
             # Their memory is in the kernel's hands, and nothing will tell when it is not: they keep their slots, and whoever waits for them waits on.
@@ -728,7 +740,11 @@ cdef class LoopCore:
             requests = [request for request in requests if type(self.ops.owner_of(request)) is WakePipe]
         # From here on requests begin on the new ring, also those that the owners of what had completed begin now.
         if old_hook is not None:
-            old_hook.move(new)
+            try:
+                old_hook.move(new)
+            except Exception as exc:
+                self.call_exception_handler({"message": "The event loop's hook was detached: it could not follow the loop to another thread",
+                                             "exception": exc})
         self.ring = self.ops.ring = new
         self.ring_thread = syscall(SYS_gettid)
         self.stream_buffers = None
@@ -816,6 +832,9 @@ cdef class LoopCore:
                 break
             with nogil:
                 rc = self.ring.enter(1, CLOSE_WAIT_NS)
+            if self.ring.hook is not None and self.ring.hook.fault():
+                self.ring.hook.give_up()
+                continue
             if rc < 0 and rc != -EINTR and rc != -ETIME and rc != -EAGAIN and rc != -EBUSY:
                 break
         logger.warning("%d requests did not end within %.1f s of the loop's close; their memory is kept", self.ops.in_flight,

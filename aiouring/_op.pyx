@@ -33,6 +33,7 @@ cdef enum:
     CHUNK_SLOTS = 1024
     CHUNKS_MAX = 1024           # about a million requests in flight
     GENERATION_MASK = 0xFFFFFF
+    NAMESPACE_SHIFT = 56
     # The kernel's own numbers, which system calls never return and requests that open or rename do.
     ERESTARTSYS = 512
     ENOIOCTLCMD = 515
@@ -240,7 +241,8 @@ cdef class OpTable:
             return 0            # the answer to a cancel that came too late
         slot = self.find(cqe.user_data)
         if slot == NULL:
-            self.stale_cqes += 1
+            if cqe.user_data >> NAMESPACE_SHIFT == 0:       # else it was for a hook that is gone
+                self.stale_cqes += 1
             return 0
         if cqe.flags & IORING_CQE_F_MORE:
             return slot.complete(<object>slot.owner, slot.tag, res, cqe.flags)

@@ -30,6 +30,7 @@ cdef class RingHook:
     cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil
     cdef bint ready(self) noexcept nogil                                        # reap() would bring something
     cdef void begin_close(self) noexcept nogil                                  # the loop closes: begin nothing new
+    cdef uint32_t reaps_max(self) noexcept nogil                                # what reap() could bring besides the queue
     cdef int fault(self) noexcept nogil                                         # not 0: what its program did wrong
     cdef give_up(self)                                                          # after that: completions go straight to the loop
     cdef move(self, Ring ring)                                                  # the loop goes on with another ring

@@ -145,6 +145,9 @@ cdef class RingHook:
     cdef void begin_close(self) noexcept nogil:
         pass
 
+    cdef uint32_t reaps_max(self) noexcept nogil:
+        return 0
+
     cdef int fault(self) noexcept nogil:
         return 0
 

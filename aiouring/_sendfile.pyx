@@ -30,7 +30,7 @@ import os
 import stat
 from asyncio import exceptions
 
-from aiouring._hook import engine_of, send_file_task
+from aiouring._hook import engine_of, send_file_task, takes_task
 
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void **memory, size_t alignment, size_t size)
@@ -188,8 +188,8 @@ async def sendfile(loop, sock, file, offset, count):
         # Before the operation is made: one that is never awaited says so. The same error as os.sendfile()'s.
         raise OverflowError("Python int too large to convert to C long")
     engine = engine_of(loop)
-    if engine is not None and engine.has_tasks:
-        return await sendfile_in_hook(engine, sock.fileno(), file_fd, offset, count)
+    if engine is not None and takes_task(engine):
+        return await sendfile_in_hook(engine, sock, file_fd, offset, count)
     operation = Sendfile.__new__(Sendfile)
     operation.loop = <LoopCore>loop
     operation.sock = sock
@@ -208,24 +208,22 @@ async def sendfile(loop, sock, file, offset, count):
             os.close(file_fd)
 
 
-async def sendfile_in_hook(engine, int sock_fd, int file_fd, offset, count):
-    """The same as a task of the loop's hook. Both descriptors are duplicated: who closes his meanwhile must not make the task read another file."""
-    file_copy = os.dup(file_fd)
+async def sendfile_in_hook(engine, sock, int file_fd, offset, count):
+    """The same as a task of the loop's hook."""
+    file_copy = os.dup(file_fd)         # for its position: the caller's may be closed by then
     try:
-        sock_copy = os.dup(sock_fd)
+        task = send_file_task(engine, sock, file_fd, offset, -1 if count is None else count)
         try:
-            task = send_file_task(engine, file_copy, sock_copy, offset, -1 if count is None else count)
-            try:
-                return await task
-            except OSError as error:
-                if task.moved or error.errno == ECANCELED:
-                    raise
-                # As above: the fallback finds the reason by itself.
-                raise exceptions.SendfileNotAvailableError(f"sending the file by the ring failed: {error.strerror}") from error
-            finally:
-                if task.moved:
-                    os.lseek(file_copy, offset + task.moved, os.SEEK_SET)
+            return await task
+        except OSError as error:
+            if task.moved and error.errno == ENOTCONN:
+                raise ConnectionError("socket is not connected", ENOTCONN) from error
+            if task.moved or error.errno == ECANCELED:
+                raise
+            # As above: the fallback finds the reason by itself.
+            raise exceptions.SendfileNotAvailableError(f"sending the file by the ring failed: {error.strerror}") from error
         finally:
-            os.close(sock_copy)
+            if task.moved:
+                os.lseek(file_copy, offset + task.moved, os.SEEK_SET)
     finally:
         os.close(file_copy)

@@ -441,11 +441,17 @@ class StreamTransport(SocketShell, asyncio.Transport):
         if (<StreamCore>self._core).is_open():
             (<StreamCore>self._core).claim()
 
-    def _take_received(self):
-        """For who takes the connection over, after pause_reading(): what had been received and not handed over, in pieces; None stands for the
-        stream's end, an exception for its failure. None instead of a list: the receive has not ended yet."""
+    def _take_over(self):
+        """For who receives from the socket from now on, for good: the protocol gets nothing more, also if it resumes reading."""
         cdef StreamCore core = self._core
-        if core.recv_request != 0:
+        core.pause_reading()
+        core.taken = True
+
+    def _take_received(self):
+        """After _take_over(): what had been received and not handed over, in pieces; None stands for the stream's end, an exception for its
+        failure. None instead of a list: the receive has not ended yet, or its end was not told yet."""
+        cdef StreamCore core = self._core
+        if core.recv_request != 0 or core.end_scheduled:
             return None
         received, core.backlog = core.backlog, None
         return received or []

@@ -27,6 +27,8 @@ cdef class StreamReceiver(StreamSocket):
     cdef flag bulk                              # large receives, made when there is something to receive
     cdef flag readable, bulk_queued, bulk_waits, is_internet
     cdef flag reading, eof_received, recv_cancelled, backlog_scheduled
+    cdef flag end_scheduled                     # deliver_end() will be called
+    cdef flag taken                             # somebody else receives from the socket now, for good
     cdef flag lost                              # no more data in either direction: connection_lost follows the last CQE
 
     # What the sending half does when the receive has ended.

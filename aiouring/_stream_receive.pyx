@@ -447,9 +447,11 @@ cdef class StreamReceiver(StreamSocket):
         scheduled runs first. asyncio's TLS protocol loses data when the end overtakes its own resumption of reading.
         """
         self.loop.add_ready(self.deliver_end, (error,), self.loop_context())
+        self.end_scheduled = True
         return 0
 
     def deliver_end(self, error):
+        self.end_scheduled = False
         if error is None:
             self.end_of_stream()
         else:
@@ -488,6 +490,9 @@ cdef class StreamReceiver(StreamSocket):
         return self.loop.schedule_flush(self)
 
     cdef int reading_resumed(self) except -1:
+        if self.taken:
+            self.paused = True          # what arrives is not the protocol's any more
+            return 0
         self.schedule_backlog()
         return self.loop.schedule_flush(self)
 

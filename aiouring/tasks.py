@@ -7,6 +7,8 @@ attaches the standard hook to the running loop if it has none; which engine runs
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 import socket
 import stat
@@ -15,6 +17,9 @@ from typing import Any, NamedTuple, Protocol
 from aiouring import _hook
 from aiouring._stream import StreamTransport
 from aiouring.bpf import hooks
+
+
+IDLE_TIMEOUT_MAX = 1e9  # seconds; for ever, and its nanoseconds have room in 64 bits
 
 
 class HasFileno(Protocol):
@@ -41,42 +46,47 @@ class _Side:
     """One side of a relay: a descriptor of its own, and what its transport had received already."""
 
     def __init__(self, loop: Any, end: Any) -> None:
-        self._loop = loop
         self.transport: Any = None
         self.received = b""
         self.fd = -1
         if isinstance(end, StreamTransport):
             if end.is_closing():
                 raise RuntimeError(f"{end!r} is closing")
+            if end._loop is not loop:
+                raise ValueError(f"{end!r} belongs to another event loop")
             self.transport = end
         elif isinstance(end, socket.socket):
             if end.type != socket.SOCK_STREAM:
                 raise ValueError(f"relay() is for stream sockets, not for {end!r}")
+            loop._ensure_fd_no_transport(end)
             self.fd = os.dup(end.fileno())
         else:
             raise TypeError(f"relay() takes sockets and the event loop's plain stream transports, not {type(end).__name__}")
 
     async def take_over(self) -> None:
-        """End what the transport has in flight: what it wrote goes out, what it received is ours to pass on."""
+        """End what the transport has in flight: what it wrote goes out, what it received is ours to pass on.
+
+        From then on its protocol receives nothing, even if it resumes reading, and cannot write: its bytes would come between those that are passed on.
+        """
         transport = self.transport
         if transport is None:
             return
-        transport.pause_reading()
-        empty = transport._make_empty_waiter()
-        try:
-            await empty
-        finally:
-            transport._reset_empty_waiter()
+        empty = transport._make_empty_waiter()  # stays: it refuses writes
+        transport._take_over()
+        await empty
         while (received := transport._take_received()) is None:
             await asyncio.sleep(0)  # the receive was cancelled, and its answer comes with the next completions
         for piece in received:
             if isinstance(piece, BaseException):
                 raise piece
+        if transport.is_closing():
+            raise ConnectionAbortedError(f"{transport!r} was closed before the relay had it")
         self.received = b"".join(piece for piece in received if piece is not None)
         self.fd = os.dup(transport.get_extra_info("socket").fileno())
 
     def close_transport(self, *, abort: bool) -> None:
         if self.transport is not None:
+            self.transport._reset_empty_waiter()
             if abort:
                 self.transport.abort()
             else:
@@ -93,7 +103,8 @@ async def relay(a: Any, b: Any, *, idle_timeout: float | None = None) -> Relayed
 
     a, b: stream sockets, or transports of aiouring's loop (not TLS). What a transport has written goes out first, and what it has received and not
     yet handed over goes to the other side. The end of one side's stream is passed on (shutdown), and the other direction goes on. Python is woken
-    once, at the end. Transports are closed then; sockets stay the caller's.
+    once, at the end. Transports are closed then; sockets stay the caller's. From the call on a transport's protocol receives nothing and must not
+    write (RuntimeError). To end a relay, cancel it: it works on copies of the descriptors, and goes on when a side is closed under it.
     idle_timeout: seconds without a byte either way after which it ends with TimeoutError.
 
     Raises the OSError that ended it, as ConnectionResetError. After an error, a time-out or a cancellation bytes may have been received that were
@@ -109,11 +120,17 @@ async def relay(a: Any, b: Any, *, idle_timeout: float | None = None) -> Relayed
         for end in (a, b):
             sides.append(_Side(loop, end))
         engine = hooks.standard_engine(loop)
+        _hook.check_task(engine, "relay")
+    except BaseException:
+        for side in sides:
+            side.close_descriptor()  # and nothing has happened to the transports
+        raise
+    try:
         for side in sides:
             await side.take_over()
         first = [side.received for side in sides]
         task = _hook.socket_task(
-            engine, "relay", [side.fd for side in sides], idle_ns=0 if idle_timeout is None else max(int(idle_timeout * 1e9), 1),
+            engine, "relay", [side.fd for side in sides], idle_ns=0 if idle_timeout is None else max(int(min(idle_timeout, IDLE_TIMEOUT_MAX) * 1e9), 1),
             first=first, block_bytes=max(_hook.RELAY_BYTES_DEFAULT, *map(len, first)),
         )  # fmt: skip
         for side in sides:
@@ -156,6 +173,10 @@ async def copy(
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             raise OSError(29, f"copy() is for files with positions, and descriptor {fd} is none; between sockets use relay()")
+        if not os.get_blocking(fd):
+            raise OSError(errno.EAGAIN, f"descriptor {fd} is open with O_NONBLOCK, which copy() cannot wait for: use os.set_blocking()")
+    if fcntl.fcntl(dst, fcntl.F_GETFL) & os.O_APPEND:
+        raise OSError(errno.EBADF, f"descriptor {dst} is open for appending: the blocks would land in the order in which they end")
     if count == 0:
         return 0
     engine = hooks.standard_engine(loop)
@@ -179,11 +200,17 @@ async def send_file(transport: Any, file: Any, offset: int = 0, count: int | Non
 
 async def echo(sock: socket.socket) -> int:
     """Send back whatever comes until the peer ends its stream, without waking Python. Returns the bytes. The socket stays the caller's."""
-    moved: int = await _hook.socket_task(hooks.standard_engine(_running_loop()), "echo", [os.dup(sock.fileno())])
-    return moved
+    return await _one_socket("echo", sock)
 
 
 async def discard(sock: socket.socket) -> int:
     """Receive whatever comes until the peer ends its stream, and drop it. Returns the bytes. The socket stays the caller's."""
-    moved: int = await _hook.socket_task(hooks.standard_engine(_running_loop()), "discard", [os.dup(sock.fileno())])
+    return await _one_socket("discard", sock)
+
+
+async def _one_socket(kind: str, sock: socket.socket) -> int:
+    loop = _running_loop()
+    loop._ensure_fd_no_transport(sock)
+    engine = hooks.standard_engine(loop)
+    moved: int = await _hook.socket_task(engine, kind, [os.dup(sock.fileno())])
     return moved

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +39,8 @@ class Hook:
         self._attached: Any = None
         self._loaded: Any = None
         self._adopted: Any = None
+        self._waits = False  # for its loop's next run
+        self._loop: Any = None  # it will be attached to, or was
 
     @classmethod
     def load(cls, program: str | os.PathLike[str] = "standard", *, engine: Engine = "auto", memory_bytes: int | None = None) -> Hook:
@@ -132,14 +136,18 @@ class Hook:
         if self.attached:
             raise RuntimeError("this hook is attached already")
         if loop is running:
+            self._loop = weakref.ref(loop)
             self._attach_now(loop)
         elif loop.is_running():
             raise RuntimeError("a hook is attached from its own loop's thread")
         else:
             loop._at_first_run(self._attach_now)  # type: ignore[attr-defined]
+            self._loop = weakref.ref(loop)
+            self._waits = True
         return self
 
     def _attach_now(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._waits = False
         if self._engine == "kernel":
             self._attached = _hook.attach_kernel(loop, self._load_into_kernel, self._memory_bytes)
         else:
@@ -163,7 +171,14 @@ class Hook:
         return loaded
 
     def detach(self) -> None:
-        """Let completions go straight to the loop again. Raises RuntimeError while tasks run in it. May be called twice."""
+        """Let completions go straight to the loop again. Raises RuntimeError while tasks run in it, and from another thread than its loop's while that
+        runs. May be called twice."""
+        loop = self._loop() if self._loop is not None else None
+        if loop is not None and loop.is_running() and loop._thread_id != threading.get_ident() and self.attached:
+            raise RuntimeError("a hook is detached in its own loop's thread: use call_soon_threadsafe()")
+        if self._waits and loop is not None:
+            self._waits = False
+            loop._at_first_run(None)
         if self._attached is not None:
             self._attached.detach()
             self._loaded = None

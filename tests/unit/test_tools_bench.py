@@ -355,10 +355,10 @@ def test_a_document_of_some_rows_is_refused() -> None:
 
 
 def test_the_list_names_rows_with_who_takes_part_and_the_goals(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(["--only", "file-depth-1,relay", "--list"]) == 0
+    assert command_line.main(["--only", "file-depth-1,relay-1", "--list"]) == 0
     relay, depth = capsys.readouterr().out.splitlines()
-    assert relay.split()[0] == "relay"
-    assert relay.endswith("| against haproxy | no goal")
+    assert relay.split()[0] == "relay-1KiB"
+    assert relay.endswith("| against uvloop, haproxy | rate ≥ 1.6 × uvloop; rate ≥ 1.2 × haproxy")
     assert depth.split()[0] == "file-depth-1"
     assert "against floor, aiofiles, caio" in depth
     assert "CPU time per message ≤ 6 µs; rate by CPU time ≥ 10 × aiofiles" in depth

@@ -256,14 +256,14 @@ AIOURING_CODE struct io_uring_sqe *aiouring_sqe(struct aiouring_hook *hook)
     return aiouring_reserve(hook, 1) ? (struct io_uring_sqe *)0 : aiouring_next_sqe(hook);
 }
 
-/* Sends a completion of the program's own making to Python. 0, or -1: the mailbox is full, which the driver prevents for one a completion. */
-AIOURING_CODE int aiouring_post(struct aiouring_hook *hook, aiouring_u64 user_data, aiouring_s32 res, aiouring_u32 flags)
+/* One completion into the mailbox, which has so many places for this caller. 0, or -1: they are taken. */
+AIOURING_CODE int aiouring_mail(struct aiouring_hook *hook, aiouring_u64 user_data, aiouring_s32 res, aiouring_u32 flags, aiouring_u32 places)
 {
     struct aiouring_control *control = aiouring_control(hook);
     aiouring_u64 tail = control->mail_tail;
     struct io_uring_cqe *cqe;
 
-    if ((aiouring_u32)tail - AIOURING_LOAD_ACQUIRE(&control->mail_head) >= AIOURING_MAIL_ENTRIES)
+    if ((aiouring_u32)tail - AIOURING_LOAD_ACQUIRE(&control->mail_head) >= places)
         return -1;
     AIOURING_OPAQUE(tail);
     cqe = (struct io_uring_cqe *)(hook->memory + AIOURING_MAIL_OFFSET + (tail & (AIOURING_MAIL_ENTRIES - 1)) * sizeof(*cqe));
@@ -272,6 +272,13 @@ AIOURING_CODE int aiouring_post(struct aiouring_hook *hook, aiouring_u64 user_da
     cqe->flags = flags;
     control->mail_tail++;
     return 0;
+}
+
+/* Sends a completion of the program's own making to Python. 0, or -1: the mailbox is full, which the driver prevents for AIOURING_MAIL_RESERVE - 1
+ * of them a completion. The last place is kept for the completion that the program is called for. */
+AIOURING_CODE int aiouring_post(struct aiouring_hook *hook, aiouring_u64 user_data, aiouring_s32 res, aiouring_u32 flags)
+{
+    return aiouring_mail(hook, user_data, res, flags, AIOURING_MAIL_ENTRIES - 1);
 }
 
 AIOURING_CODE aiouring_u32 aiouring_namespace(const struct io_uring_cqe *cqe)
@@ -351,7 +358,7 @@ AIOURING_CODE void aiouring_obey(struct aiouring_hook *hook, const struct io_uri
         control->woke++;
         control->woken |= AIOURING_WOKEN_VERDICT;
     }
-    aiouring_post(hook, cqe->user_data, cqe->res, cqe->flags);
+    aiouring_mail(hook, cqe->user_data, cqe->res, cqe->flags, AIOURING_MAIL_ENTRIES);
 }
 
 #ifdef AIOURING_INLINE
@@ -382,8 +389,10 @@ AIOURING_CODE void aiouring_arm_timer(struct aiouring_hook *hook)
     if (control->timer_deadline_ns && control->timer_deadline_ns <= deadline_ns)
         return;
     sqe = aiouring_sqe(hook);
-    if (!sqe)
+    if (!sqe) {
+        control->woken |= AIOURING_WOKEN_DEADLINE; /* no wait without its timer: Python comes again */
         return;
+    }
     control->timer_s = (aiouring_s64)(deadline_ns / 1000000000ull);
     control->timer_ns = (aiouring_s64)(deadline_ns % 1000000000ull);
     sqe->fd = -1;

@@ -3,7 +3,8 @@
  * A program that wants them calls aiouring_task_cqe() for completions of AIOURING_NS_TASK. Called by: standard.bpf.c, programs of users.
  *
  * A task is a slot in the region. Python fills it and queues a NOP with AIOURING_START, whose completion begins the first requests; another NOP
- * with AIOURING_CANCEL asks for the end. The task ends when it has no request in flight any more, and tells Python with one completion for its
+ * with AIOURING_CANCEL asks for the end. Python counts both as in flight, so that the slot does not serve another task while one is on its way. The
+ * task ends when it has no request in flight any more, and tells Python with one completion for its
  * owner: the bytes that moved (31 bits of them; the slot has them all), or -errno. Python gives the slot free.
  *
  * Who owns what: descriptors and memory of a task are Python's, which keeps them until the task has ended.
@@ -76,10 +77,10 @@ AIOURING_CODE void aiouring_fill_receive(struct aiouring_hook *hook, struct aiou
     sqe->user_data = aiouring_task_data(AIOURING_RECEIVE, sub, index);
 }
 
-/* Receive, after what is in the block went out if there is something. Both are one chain: the send posts a completion only when it fails, and the
- * receive none in that case, so one completion comes in any case. */
+/* Receive, after what is in the block from `done` on went out if there is something. Both are one chain: the send posts a completion only when it
+ * fails, and the receive none in that case, so one completion comes in any case. */
 AIOURING_CODE void aiouring_pass_on(struct aiouring_hook *hook, struct aiouring_task *task, struct aiouring_block *block, aiouring_u32 sub,
-                                    aiouring_u32 index, aiouring_u32 length)
+                                    aiouring_u32 index, aiouring_u32 done, aiouring_u32 length)
 {
     if (aiouring_reserve(hook, 2)) {
         aiouring_task_fail(task, -AIOURING_EAGAIN);
@@ -91,7 +92,7 @@ AIOURING_CODE void aiouring_pass_on(struct aiouring_hook *hook, struct aiouring_
         sqe->opcode = IORING_OP_SEND;
         sqe->flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
         sqe->fd = block->fd_out;
-        sqe->addr = block->address;
+        sqe->addr = block->address + done;
         sqe->len = length;
         sqe->op_flags = AIOURING_MSG_WAITALL | AIOURING_MSG_NOSIGNAL;
         sqe->user_data = aiouring_task_data(AIOURING_SEND, sub, index);
@@ -99,6 +100,7 @@ AIOURING_CODE void aiouring_pass_on(struct aiouring_hook *hook, struct aiouring_
     aiouring_fill_receive(hook, block, sub, index);
     block->in_flight = length ? AIOURING_SEND : AIOURING_RECEIVE;
     block->filled = length;
+    block->done = done;
     task->in_flight++;
 }
 
@@ -248,11 +250,11 @@ AIOURING_CODE void aiouring_received(struct aiouring_hook *hook, struct aiouring
             task->bytes[0] += (aiouring_u32)res;
         }
         if (aiouring_task_goes_on(hook, task))
-            aiouring_pass_on(hook, task, block, sub, index, task->kind == AIOURING_TASK_DISCARD ? 0 : (aiouring_u32)res);
+            aiouring_pass_on(hook, task, block, sub, index, 0, task->kind == AIOURING_TASK_DISCARD ? 0 : (aiouring_u32)res);
         return;
     }
     if (res == -AIOURING_EINTR && aiouring_task_goes_on(hook, task)) {
-        aiouring_pass_on(hook, task, block, sub, index, 0);
+        aiouring_pass_on(hook, task, block, sub, index, 0, 0);
         return;
     }
     if (res < 0) {
@@ -264,6 +266,20 @@ AIOURING_CODE void aiouring_received(struct aiouring_hook *hook, struct aiouring
         aiouring_shut(hook, task, block, sub, index);
 }
 
+/* A relay's or an echo's send tells only when not all went out. What went wrong then is what the next one says, which sends the rest. */
+AIOURING_CODE void aiouring_send_failed(struct aiouring_hook *hook, struct aiouring_task *task, struct aiouring_block *block, aiouring_u32 sub,
+                                        aiouring_u32 index, aiouring_s32 res)
+{
+    aiouring_u32 sent = res > 0 ? (aiouring_u32)res : 0;
+
+    block->in_flight = 0;
+    task->bytes[sub & 1] += sent;
+    if ((res <= 0 && res != -AIOURING_EINTR) || sent >= block->filled)
+        aiouring_task_fail(task, res < 0 ? res : -AIOURING_EPIPE);
+    else if (aiouring_task_goes_on(hook, task))
+        aiouring_pass_on(hook, task, block, sub, index, block->done + sent, block->filled - sent);
+}
+
 /* A request of a copy or of a sent file has ended. */
 AIOURING_CODE void aiouring_block_moved(struct aiouring_hook *hook, struct aiouring_task *task, struct aiouring_block *block, aiouring_u32 sub,
                                         aiouring_u32 index, aiouring_u32 op, aiouring_s32 res)
@@ -271,7 +287,7 @@ AIOURING_CODE void aiouring_block_moved(struct aiouring_hook *hook, struct aiour
     aiouring_u32 onward = task->kind == AIOURING_TASK_COPY ? AIOURING_WRITE : AIOURING_SEND;
 
     block->in_flight = 0;
-    if (res == -AIOURING_EINTR || res == -AIOURING_EAGAIN) {
+    if (res == -AIOURING_EINTR) {
         if (aiouring_task_goes_on(hook, task))
             aiouring_move_block(hook, task, block, sub, index, op);
         return;
@@ -325,7 +341,7 @@ AIOURING_CODE void aiouring_task_begin(struct aiouring_hook *hook, struct aiouri
     } else {
         for (sub = 0; sub < 2; sub++)
             if (sub < task->blocks)
-                aiouring_pass_on(hook, task, aiouring_block_at(task, sub), sub, index, aiouring_block_at(task, sub)->filled);
+                aiouring_pass_on(hook, task, aiouring_block_at(task, sub), sub, index, 0, aiouring_block_at(task, sub)->filled);
     }
     if (task->idle_ns) {
         task->last_ns = aiouring_now_ns();
@@ -366,6 +382,7 @@ AIOURING_CODE int aiouring_task_cqe(struct aiouring_hook *hook, const struct io_
     if (task->kind == AIOURING_TASK_NONE)
         return AIOURING_CONSUME; /* a cancellation that crossed the end */
     if (op == AIOURING_CANCEL) {
+        task->in_flight--;
         if (!task->error)
             task->error = -AIOURING_ECANCELED;
         aiouring_task_stop(hook, task, index);
@@ -378,12 +395,9 @@ AIOURING_CODE int aiouring_task_cqe(struct aiouring_hook *hook, const struct io_
             aiouring_received(hook, task, block, sub, index, res);
         else if (op == AIOURING_READ || op == AIOURING_WRITE || (op == AIOURING_SEND && task->kind == AIOURING_TASK_SEND_FILE))
             aiouring_block_moved(hook, task, block, sub, index, op, res);
-        else if (op == AIOURING_SEND) { /* only a failed one tells */
-            block->in_flight = 0;
-            if (res > 0)
-                task->bytes[sub & 1] += (aiouring_u32)res;
-            aiouring_task_fail(task, res < 0 ? res : -AIOURING_EPIPE);
-        } else if (op == AIOURING_SHUT)
+        else if (op == AIOURING_SEND)
+            aiouring_send_failed(hook, task, block, sub, index, res);
+        else if (op == AIOURING_SHUT)
             block->in_flight = 0; /* a peer that is gone already has no need of it */
         else if (op == AIOURING_TIMER)
             aiouring_task_timer_ended(hook, task, index);
