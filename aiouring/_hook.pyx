@@ -18,7 +18,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EAGAIN, EBUSY, EFAULT, EINTR, EINVAL, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -52,7 +52,7 @@ cdef extern from *:
     const aiouring_inline_program aiouring_wake
 
 cdef enum:
-    REGION_BYTES_DEFAULT = 1024 * 1024
+    REGION_BYTES_DEFAULT = AIOURING_BIG_REGION_BYTES
     REGION_BYTES_MAX = 256 * 1024 * 1024        # the verifier's bound for fixed offsets is 2^29
     OP_START = 1                                # aiouring_task_op of tasks.h
     OP_CANCEL = 2
@@ -61,7 +61,7 @@ cdef enum:
     SEND_FILE_BYTES = 128 * 1024
 
 RELAY_BYTES_DEFAULT = RELAY_BYTES
-SHIPPED = {"standard": "tasks, and everything else to Python", "wake": "everything to Python"}
+SHIPPED = {"standard": "tasks, watched connections, and everything else to Python", "wake": "everything to Python"}
 
 
 cdef uint64_t now_ns() noexcept nogil:
@@ -90,9 +90,30 @@ cdef class Region:
         for i in range(AIOURING_TASKS_MAX):
             self.free_tasks[i] = AIOURING_TASKS_MAX - 1 - i
         self.free_task_count = AIOURING_TASKS_MAX
+        for i in range(AIOURING_WATCHES_MAX):
+            self.free_watches[i] = <uint16_t>(AIOURING_WATCHES_MAX - 1 - i)
+        self.free_watch_count = AIOURING_WATCHES_MAX
 
     cdef aiouring_task *task(self, uint32_t index) noexcept nogil:
         return <aiouring_task *>(self.memory + AIOURING_TASKS_OFFSET + <size_t>index * AIOURING_TASK_BYTES)
+
+    cdef aiouring_watch *take_watch(self) noexcept:
+        if self.free_watch_count == 0:
+            return NULL
+        self.free_watch_count -= 1
+        return <aiouring_watch *>(self.memory + AIOURING_WATCHES_OFFSET
+                                  + <size_t>self.free_watches[self.free_watch_count] * AIOURING_WATCH_BYTES)
+
+    cdef void give_watch_back(self, aiouring_watch *watch) noexcept:
+        self.free_watches[self.free_watch_count] = <uint16_t>self.watch_index(watch)
+        self.free_watch_count += 1
+
+    cdef uint32_t watch_index(self, aiouring_watch *watch) noexcept nogil:
+        return <uint32_t>((<uint8_t *>watch - self.memory - AIOURING_WATCHES_OFFSET) // AIOURING_WATCH_BYTES)
+
+    cdef size_t user_bytes(self) noexcept nogil:
+        """What is the program's own, from AIOURING_USER_OFFSET on."""
+        return self.size - AIOURING_USER_OFFSET - (AIOURING_END_BYTES if self.size >= AIOURING_BIG_REGION_BYTES else 0)
 
     def __dealloc__(self):
         if self.memory != NULL:
@@ -109,6 +130,9 @@ cdef class HookEngine(RingHook):
         if self.through:
             return self.ring.enter_kernel(wait_nr, timeout_ns)
         self.control.woken = 0
+        self.control.hold_until_ns = 0
+        if self.control.mail_head == self.control.mail_tail:
+            self.control.held_buffers = 0           # the loop has given them back
         return self.enter_program(wait_nr, timeout_ns)
 
     cdef bint ready(self) noexcept nogil:
@@ -223,7 +247,7 @@ cdef class _RegionBuffer:
 
     def __cinit__(self, Region region not None):
         self.region = region
-        self.shape[0] = region.size - AIOURING_USER_OFFSET
+        self.shape[0] = region.user_bytes()
         self.strides[0] = 1
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
@@ -301,7 +325,7 @@ cdef class InlineEngine(HookEngine):
         return rc if rc < 0 else 0
 
     cdef int enter_program(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
-        cdef uint64_t deadline_ns = 0, now
+        cdef uint64_t deadline_ns = 0, now, until
         cdef int rc
         if wait_nr and timeout_ns > 0:
             deadline_ns = now_ns() + <uint64_t>timeout_ns
@@ -312,11 +336,14 @@ cdef class InlineEngine(HookEngine):
                 return rc
             if rc < 0 and rc != -EAGAIN and rc != -EBUSY:
                 return rc
-            if deadline_ns:
+            until = deadline_ns
+            if self.control.hold_until_ns and (until == 0 or self.control.hold_until_ns < until):
+                until = self.control.hold_until_ns
+            if until:
                 now = now_ns()
-                if now >= deadline_ns:
+                if now >= until:
                     return -ETIME
-                timeout_ns = <int64_t>(deadline_ns - now)
+                timeout_ns = <int64_t>(until - now)
 
     cdef move(self, Ring ring):
         cdef InlineEngine engine
@@ -377,6 +404,8 @@ cdef begin_engine(HookEngine engine, Ring ring, Region region):
     engine.control.fault = 0
     engine.control.closing = 0
     engine.describe_ring()
+    ring.hook_epoch += 1
+    memset(region.memory + AIOURING_WATCH_MAP_OFFSET, 0, AIOURING_WATCH_MAP_ENTRIES * sizeof(uint16_t))
 
 
 cdef LoopCore free_loop(object loop, object memory_bytes):

@@ -4,6 +4,8 @@ import socket
 from asyncio import AbstractEventLoop, BaseProtocol
 from collections.abc import Callable
 
+from aiouring.framing import Framing
+
 class Listener:
     @property
     def sock(self) -> socket.socket: ...
@@ -14,6 +16,7 @@ class Listener:
         protocol_factory: Callable[[], BaseProtocol] | None,
         server: object = None,
         accepted: Callable[[Listener, int], object] | None = None,
+        frames: Framing | None = None,
     ) -> None: ...
     def resume(self) -> None: ...
     def stop(self) -> None: ...

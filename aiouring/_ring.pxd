@@ -14,6 +14,7 @@ cdef class BufferRing:
     cdef readonly uint32_t outstanding      # buffers that the kernel has handed to us and that were not given back
     cdef io_uring_buf *slots                # shared with the kernel; slot 0's resv is the tail
     cdef char *memory                       # entries * buffer_size bytes
+    cdef object keeper                      # whose memory it is, None: its own
     cdef size_t slots_bytes, memory_bytes
     cdef uint16_t tail
 
@@ -59,6 +60,7 @@ cdef class Ring:
     cdef io_sqring_offsets sq_offsets       # where things are in rings_memory
     cdef io_cqring_offsets cq_offsets
     cdef RingHook hook                      # None: completions go straight to the loop
+    cdef uint32_t hook_epoch                # how many hooks were attached so far
     cdef object region                      # the ring's MEM region, which lasts as long as the ring. See _hook.pyx
     cdef readonly uint32_t registered_files  # taken entries of the file table
     cdef uint32_t file_table_entries        # 0: no table yet
@@ -88,7 +90,8 @@ cdef class Ring:
     cdef int enable(self) except -1
     cdef int adopt_fd(self) noexcept
     cdef int disown_fd(self) noexcept
-    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size)
+    # In memory of `keeper`, if there is one.
+    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size, void *memory=*, object keeper=*)
     # A descriptor's index in the table of registered files; -1: there is none, use the descriptor itself. See _prep.use_registered_file.
     cdef int register_file(self, int fd) noexcept
     cdef int unregister_file(self, int index) noexcept

@@ -360,14 +360,16 @@ cdef class Ring:
             self.register(IORING_UNREGISTER_RING_FDS, &update, 1)
         return 0
 
-    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size):
-        """Map and register `entries` (a power of two) buffers of `buffer_size` bytes under a group id of their own."""
+    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size, void *memory=NULL, object keeper=None):
+        """Map and register `entries` (a power of two) buffers of `buffer_size` bytes under a group id of their own.
+
+        Memory that is given belongs to `keeper`, which the buffers keep.
+        """
         cdef BufferRing buffers = BufferRing.__new__(BufferRing)
         cdef io_uring_buf_reg reg
         cdef uint32_t i
         cdef int rc
         cdef void *slots
-        cdef void *memory
         buffers.entries = entries
         buffers.buffer_size = buffer_size
         buffers.group = self.next_group
@@ -377,9 +379,11 @@ cdef class Ring:
         if slots == MAP_FAILED:
             raise MemoryError("no memory for a provided-buffer ring")
         buffers.slots = <io_uring_buf *>slots
-        memory = mmap(NULL, buffers.memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if memory == MAP_FAILED:
-            raise MemoryError("no memory for provided buffers")
+        buffers.keeper = keeper
+        if keeper is None:
+            memory = mmap(NULL, buffers.memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+            if memory == MAP_FAILED:
+                raise MemoryError("no memory for provided buffers")
         buffers.memory = <char *>memory
         # A child that inherited these pages would make every receive of the parent a copy-on-write fault.
         madvise(slots, buffers.slots_bytes, MADV_DONTFORK)
@@ -600,7 +604,7 @@ cdef class BufferRing:
     def __dealloc__(self):
         # The reference to the ring is dropped before this runs, yet a ring that still had receives in flight was closed by its loop,
         # which waits for their last CQEs: nothing writes here any more.
-        if self.memory != NULL:
+        if self.memory != NULL and self.keeper is None:
             munmap(self.memory, self.memory_bytes)
         if self.slots != NULL:
             munmap(self.slots, self.slots_bytes)

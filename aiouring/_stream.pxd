@@ -44,5 +44,6 @@ cdef class StreamCore(StreamReceiver):
     cdef int drop_queue(self) except -1
     cdef int lose(self, object error) except -1
 
-# A transport of a connected, non-blocking descriptor, which is the transport's from here on, whatever raises.
-cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter)
+# A transport of a connected, non-blocking descriptor, which is the transport's from here on, whatever raises. `frames`: how its data is cut.
+cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter,
+                          object frames=*)

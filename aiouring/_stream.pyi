@@ -6,6 +6,7 @@ from contextvars import Context
 from typing import Any, final
 
 from aiouring._transport import SocketShell, TransportCore
+from aiouring.framing import Framing
 
 @final
 class StreamCore(TransportCore): ...
@@ -20,6 +21,7 @@ class StreamTransport(SocketShell, asyncio.Transport):
         extra: dict[str, Any] | None = None,
         server: object = None,
         context: Context | None = None,
+        frames: Framing | None = None,
     ) -> None: ...
     def _force_close(self, exc: BaseException | None) -> None: ...
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None: ...

@@ -304,6 +304,8 @@ cdef class StreamCore(StreamReceiver):
         """No more data in either direction: end both requests; connection_lost follows their last CQEs."""
         if self.lost:
             return 0
+        if error is None and self.eof_received and self.framer is not None:
+            error = self.framer.incomplete()
         self.lost = True
         self.error = error
         self.backlog = None
@@ -366,8 +368,10 @@ class StreamTransport(SocketShell, asyncio.Transport):
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 
-    def __init__(self, LoopCore loop not None, sock, protocol, waiter=None, extra=None, server=None, context=None):
+    def __init__(self, LoopCore loop not None, sock, protocol, waiter=None, extra=None, server=None, context=None, frames=None):
         cdef StreamCore core = StreamCore.__new__(StreamCore)
+        if frames is not None:
+            core.frame_protocol(frames)
         core.take_socket(sock)
         self._core = core
         core.attach(self, loop, None, protocol, context)
@@ -445,6 +449,8 @@ class StreamTransport(SocketShell, asyncio.Transport):
         """For who takes the connection over, after pause_reading(): what had been received and not handed over, in pieces; None stands for the
         stream's end, an exception for its failure. None instead of a list: the receive has not ended yet."""
         cdef StreamCore core = self._core
+        if core.framer is not None:
+            raise RuntimeError("a connection with frames= cannot be taken over: what is after its last whole frame would be lost")
         if core.recv_request != 0:
             return None
         received, core.backlog = core.backlog, None
@@ -481,7 +487,8 @@ cdef object name_of(object ask):
         return None
 
 
-cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter):
+cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter,
+                          object frames=None):
     cdef StreamCore core
     try:
         core = StreamCore.__new__(StreamCore)
@@ -493,6 +500,8 @@ cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto
         # object.__new__() would add room for attributes, which few users set.
         shell = PyType_GenericAlloc(<PyTypeObject *>StreamTransport, 0)
         shell._core = core
+        if frames is not None:
+            core.frame_protocol(frames)
         if loop.is_of_transport(fd):
             loop._ensure_fd_no_transport(fd)        # somebody closed it under its transport
         core.attach(shell, loop, None, protocol, None)

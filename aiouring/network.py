@@ -25,6 +25,8 @@ from aiouring._sock import coroutine_function
 from aiouring._stream import StreamTransport
 from aiouring._stream_connect import connect_to_literal
 from aiouring._tls import SSLTransport
+from aiouring.framing import Framing
+from aiouring.bpf import hooks
 from aiouring.tls import SSLProtocol, context_of
 
 if TYPE_CHECKING:
@@ -41,6 +43,28 @@ SSLArgument = ssl.SSLContext | bool | None
 
 # 3.13 made it the default that a server removes its unix socket's file when it is closed.
 CLEANUP_SOCKET_DEFAULT = sys.version_info >= (3, 13)
+
+
+class _Framed:
+    """A protocol factory on its way through asyncio's code, and a protocol that it made: with how the connection's data is cut."""
+
+    def __init__(self, made: Any, frames: Framing) -> None:
+        self.made = made
+        self.frames = frames
+
+    def __call__(self) -> _Framed:
+        return _Framed(self.made(), self.frames)
+
+
+def _framed(loop: Any, factory: ProtocolFactory, frames: Framing | None, sslcontext: object) -> Any:
+    if frames is None:
+        return factory
+    if sslcontext:
+        raise ValueError("frames= is for connections without TLS")
+    if not isinstance(frames, Framing):
+        raise TypeError(f"frames is LengthPrefixed(...) or Delimited(...), not {frames!r}")
+    hooks.attach_standard(loop)
+    return _Framed(factory, frames)
 
 
 def check_unix_arguments(
@@ -102,7 +126,10 @@ class NetworkMixin(_Base):
         context: Any = None,
     ) -> StreamTransport:
         self._ensure_fd_no_transport(sock)
-        return StreamTransport(self, sock, protocol, waiter, extra, server, context)
+        frames = None
+        if isinstance(protocol, _Framed):
+            protocol, frames = protocol.made, protocol.frames
+        return StreamTransport(self, sock, protocol, waiter, extra, server, context, frames)
 
     def _make_ssl_transport(
         self,
@@ -190,17 +217,50 @@ class NetworkMixin(_Base):
     def create_connection(  # type: ignore[override]
         self, protocol_factory: ProtocolFactory, host: Any = None, port: Any = None, **arguments: Any
     ) -> Coroutine[Any, Any, tuple[Any, asyncio.BaseProtocol]]:
-        """Connect to a TCP server. Arguments, results and errors are asyncio's. Cancelling closes what was begun."""
+        """Connect to a TCP server. Arguments, results and errors are asyncio's, and `frames` is create_server()'s. Cancelling closes what was begun."""
+        if arguments.get("frames") is not None:
+            return self._create_framed_connection(protocol_factory, host, port, **arguments)
+        arguments.pop("frames", None)
         if not arguments and type(host) is str and type(port) is int and not self._debug:
             connecting = connect_to_literal(self, protocol_factory, host, port)
             if connecting is not None:
                 return connecting
         return super().create_connection(protocol_factory, host, port, **arguments)
 
+    async def _create_framed_connection(
+        self, protocol_factory: ProtocolFactory, host: Any, port: Any, *, frames: Framing, ssl: SSLArgument = None, **arguments: Any
+    ) -> tuple[Any, asyncio.BaseProtocol]:
+        factory = _framed(self, protocol_factory, frames, ssl)
+        transport, protocol = await super().create_connection(factory, host, port, **arguments)
+        return transport, protocol.made
+
     # For who asks for its signature.
     create_connection.__wrapped__ = asyncio.BaseEventLoop.create_connection  # type: ignore[attr-defined]
 
     # -- servers ------------------------------------------------------------------------------------------------------------------
+
+    async def create_server(  # type: ignore[override]
+        self,
+        protocol_factory: ProtocolFactory,
+        host: Any = None,
+        port: Any = None,
+        *,
+        frames: Framing | None = None,
+        **arguments: Any,
+    ) -> asyncio.Server:
+        """Serve on TCP. Arguments, results and errors are asyncio's, and one more.
+
+        frames: aiouring.LengthPrefixed(...) or aiouring.Delimited(...): protocols get whole frames, without their prefix or delimiter, by
+        frames_received(list of bytes) once a batch where they have that method, else by data_received(frame) for each. The standard loop hook
+        is attached where the loop has none, and Python is woken once a batch then; without a hook, or with more than 1,024 such connections, the same
+        frames come with more wake-ups. A frame that is too long ends the connection: connection_lost() gets a ValueError. A stream that ends
+        in the middle of a frame: eof_received() is called as ever, and connection_lost() gets aiouring.IncompleteFrameError. Not for TLS.
+        """
+        factory = _framed(self, protocol_factory, frames, arguments.get("ssl"))
+        return await super().create_server(factory, host, port, **arguments)
+
+    # For who asks for its signature.
+    create_server.__wrapped__ = asyncio.BaseEventLoop.create_server  # type: ignore[attr-defined]
 
     def _start_serving(
         self,
@@ -212,7 +272,9 @@ class NetworkMixin(_Base):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        if sslcontext is None:
+        if isinstance(protocol_factory, _Framed):
+            listener = Listener(self, sock, protocol_factory.made, server, frames=protocol_factory.frames)
+        elif sslcontext is None:
             listener = Listener(self, sock, protocol_factory, server)
         else:
             accepted = partial(
@@ -345,13 +407,18 @@ class NetworkMixin(_Base):
         ssl_shutdown_timeout: float | None = None,
         start_serving: bool = True,
         cleanup_socket: bool = CLEANUP_SOCKET_DEFAULT,
+        frames: Framing | None = None,
     ) -> asyncio.Server:
-        """Serve on a unix stream socket. A socket file that is left over at `path` is replaced; `cleanup_socket` removes it at the end."""
+        """Serve on a unix stream socket. A socket file that is left over at `path` is replaced; `cleanup_socket` removes it at the end.
+
+        frames: as in create_server().
+        """
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
         place = check_unix_arguments(
             path, sock, ssl, ssl_handshake_timeout, ssl_shutdown_timeout, "path was not specified, and no sock specified"
         )
+        protocol_factory = _framed(self, protocol_factory, frames, ssl)
         sock = self._bind_unix(place) if isinstance(place, (str, bytes)) else place
         if cleanup_socket:
             self._remember_unix_server_file(sock)
