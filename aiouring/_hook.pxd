@@ -28,6 +28,7 @@ cdef extern from "aiouring/inline.h" nogil:
         AIOURING_ANSWER_BYTES
         AIOURING_ANSWER_PREFIX_MAX
         AIOURING_ANSWER_BODY_MAX
+        AIOURING_BUFFERS_END_BYTES
         AIOURING_END_BYTES
         AIOURING_WATCH_PREFIXED
         AIOURING_WATCH_DELIMITED
@@ -88,14 +89,13 @@ cdef extern from "aiouring/inline.h" nogil:
         uint32_t filled, answers, first_answer
         uint64_t length, scratch
         int32_t fd
-        uint32_t of_python, busy, sending
-        int32_t left_over
-        uint32_t rest, tell
+        uint32_t of_python, busy, sending, rest
+        int32_t rest_from
 
     struct aiouring_answer:
         uint32_t prefix_bytes, body_bytes
-        uint8_t *prefix
-        uint8_t *body
+        uint8_t prefix[256]
+        uint8_t body[4096]
 
     struct aiouring_hook:
         uint8_t *memory
@@ -120,12 +120,16 @@ cdef class Region:
     cdef uint32_t free_task_count
     cdef uint16_t free_watches[1024]            # a stack
     cdef uint32_t free_watch_count
+    cdef uint64_t taken_answers                 # a bit for each
 
     cdef aiouring_task *task(self, uint32_t index) noexcept nogil
     cdef aiouring_watch *take_watch(self) noexcept          # NULL: all are taken
     cdef void give_watch_back(self, aiouring_watch *watch) noexcept
     cdef uint32_t watch_index(self, aiouring_watch *watch) noexcept nogil
     cdef size_t user_bytes(self) noexcept nogil
+    cdef int32_t take_answers(self, uint32_t count) noexcept        # the first of so many in a row, -1: there are none
+    cdef void give_answers_back(self, uint32_t first, uint32_t count) noexcept
+    cdef aiouring_answer *answer(self, uint32_t index) noexcept nogil
 
 
 cdef class HookEngine(RingHook):

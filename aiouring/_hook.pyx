@@ -111,6 +111,21 @@ cdef class Region:
     cdef uint32_t watch_index(self, aiouring_watch *watch) noexcept nogil:
         return <uint32_t>((<uint8_t *>watch - self.memory - AIOURING_WATCHES_OFFSET) // AIOURING_WATCH_BYTES)
 
+    cdef int32_t take_answers(self, uint32_t count) noexcept:
+        cdef uint64_t wanted = (<uint64_t>1 << count) - 1
+        cdef uint32_t first
+        for first in range(AIOURING_ANSWERS_MAX - count + 1):
+            if not self.taken_answers & wanted << first:
+                self.taken_answers |= wanted << first
+                return <int32_t>first
+        return -1
+
+    cdef void give_answers_back(self, uint32_t first, uint32_t count) noexcept:
+        self.taken_answers &= ~(((<uint64_t>1 << count) - 1) << first)
+
+    cdef aiouring_answer *answer(self, uint32_t index) noexcept nogil:
+        return <aiouring_answer *>(self.memory + self.size - AIOURING_END_BYTES + <size_t>index * AIOURING_ANSWER_BYTES)
+
     cdef size_t user_bytes(self) noexcept nogil:
         """What is the program's own, from AIOURING_USER_OFFSET on."""
         return self.size - AIOURING_USER_OFFSET - (AIOURING_END_BYTES if self.size >= AIOURING_BIG_REGION_BYTES else 0)
@@ -151,6 +166,13 @@ cdef class HookEngine(RingHook):
         if count == 0 and self.through:
             return self.ring.reap_queue(batch, batch_max)
         return count
+
+    cdef void finish_sends(self) noexcept nogil:
+        # An answer goes out, or does not, while it is submitted, so this goes round once or twice; the bound is for a peer that never stops asking.
+        cdef int tries = 100
+        while self.control.answers_in_flight and tries and not self.through:
+            self.enter(0, 0)
+            tries -= 1
 
     cdef void begin_close(self) noexcept nogil:
         self.control.closing = 1
@@ -194,7 +216,7 @@ cdef class HookEngine(RingHook):
         cdef uint32_t index
         self.through = True
         self.detach_program()
-        if self.control.tasks_live:
+        if self.control.tasks_live or self.control.answers_in_flight:
             engine = make_inline(self.ring, self.region, &aiouring_standard, None)
             engine.control.closing = 1
             self.ring.hook = engine
@@ -209,6 +231,7 @@ cdef class HookEngine(RingHook):
         if not self.through:
             if self.control.tasks_live:
                 raise RuntimeError(f"{self.control.tasks_live} tasks run in this hook: await or cancel them before it is detached")
+            self.finish_sends()
             self.through = True
             self.detach_program()
 
@@ -222,7 +245,7 @@ cdef class HookEngine(RingHook):
         return [self.control.counters[i] for i in range(AIOURING_COUNTERS)]
 
     def stats(self):
-        """Steps of the program, completions by verdict, and tasks that run, since the region was made."""
+        """Steps of the program, completions by verdict, tasks that run, and requests that were answered and passed on, since the region was made."""
         return {
             "steps": self.control.steps,
             "cqes": self.control.cqes,
@@ -230,6 +253,8 @@ cdef class HookEngine(RingHook):
             "held": self.control.held,
             "woke": self.control.woke,
             "tasks": self.control.tasks_live,
+            "answered": self.control.answered,
+            "passed_on": self.control.passed_on,
         }
 
     def memory(self):

@@ -4,6 +4,7 @@ import socket
 from asyncio import AbstractEventLoop, BaseProtocol
 from collections.abc import Callable
 
+from aiouring._respond import Answers
 from aiouring.framing import Framing
 
 class Listener:
@@ -16,7 +17,7 @@ class Listener:
         protocol_factory: Callable[[], BaseProtocol] | None,
         server: object = None,
         accepted: Callable[[Listener, int], object] | None = None,
-        frames: Framing | None = None,
+        receiving: Framing | Answers | None = None,
     ) -> None: ...
     def resume(self) -> None: ...
     def stop(self) -> None: ...

@@ -41,12 +41,12 @@ cdef class Listener(Flushable):
 
     cdef LoopCore loop
     cdef readonly object sock
-    cdef object protocol_factory, server, accepted, context, frames
+    cdef object protocol_factory, server, accepted, context, receiving
     cdef int fd, family, kind, proto
     cdef uint64_t request
     cdef bint stopped
 
-    def __init__(self, LoopCore loop not None, sock, protocol_factory, server=None, accepted=None, frames=None):
+    def __init__(self, LoopCore loop not None, sock, protocol_factory, server=None, accepted=None, receiving=None):
         self.loop = loop
         self.sock = sock
         self.fd = sock.fileno()
@@ -54,7 +54,7 @@ cdef class Listener(Flushable):
         self.protocol_factory = protocol_factory
         self.server = server
         self.accepted = accepted
-        self.frames = frames
+        self.receiving = receiving
         self.context = PyContext_CopyCurrent()
         loop.schedule_flush(self)
 
@@ -125,7 +125,7 @@ cdef class Listener(Flushable):
         try:
             protocol = self.protocol_factory()
             taken = True
-            new_transport(self.loop, fd, self.family, self.kind, self.proto, protocol, self.server, None, self.frames)
+            new_transport(self.loop, fd, self.family, self.kind, self.proto, protocol, self.server, None, self.receiving)
         except BaseException as exc:
             if not taken:
                 posix_close(fd)

@@ -679,6 +679,8 @@ cdef class LoopCore:
         try:
             self.flush_all()
             self.submit_now()
+            if self.ring.hook is not None:
+                self.ring.hook.finish_sends()
             if self.ops.in_flight > 1:          # more than the wake-up pipe's
                 self.ring.watch_end()           # another thread may run the loop next
         finally:

@@ -16,7 +16,6 @@ cdef class BufferRing:
     cdef char *memory                       # entries * buffer_size bytes
     cdef object keeper                      # whose memory it is, None: its own
     cdef size_t slots_bytes, memory_bytes
-    cdef uint16_t tail
 
     # The bytes of the buffer that a CQE names; it stays ours until give_back().
     cdef char *take(self, uint32_t cqe_flags) noexcept nogil
@@ -30,6 +29,7 @@ cdef class RingHook:
     cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil
     cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil
     cdef bint ready(self) noexcept nogil                                        # reap() would bring something
+    cdef void finish_sends(self) noexcept nogil                                 # what its program sends itself, without waiting, is over then
     cdef void begin_close(self) noexcept nogil                                  # the loop closes: begin nothing new
     cdef int fault(self) noexcept nogil                                         # not 0: what its program did wrong
     cdef give_up(self)                                                          # after that: completions go straight to the loop
@@ -90,7 +90,7 @@ cdef class Ring:
     cdef int enable(self) except -1
     cdef int adopt_fd(self) noexcept
     cdef int disown_fd(self) noexcept
-    # In memory of `keeper`, if there is one.
+    # In memory of `keeper`, if there is one: whole pages for the ring, and the buffers after them.
     cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size, void *memory=*, object keeper=*)
     # A descriptor's index in the table of registered files; -1: there is none, use the descriptor itself. See _prep.use_registered_file.
     cdef int register_file(self, int fd) noexcept

@@ -1,7 +1,7 @@
 """The receiving half of stream socket transports: TCP and unix.
 
 Used by `_stream`, whose core inherits from StreamReceiver. Calls `_stream_socket`, `_transport`, `_loop`, `_op`, `_prep`, `_ring`,
-`_frames`, `_watch`.
+`_frames`, `_respond`, `_watch`.
 
 Small data: one multishot RECV with provided buffers stays armed; each CQE's bytes are copied once, exactly sized, handed to the protocol,
 and the buffer goes back to the kernel in the same turn. pause_reading() cancels it at the end of the turn; what was already on its way
@@ -15,6 +15,9 @@ idle connections hold no memory. Many small receives in a row lead back to the m
 
 Frames: `framer` cuts what comes, and the protocol gets whole frames once all that the kernel gave of this connection is cut. Where a loop hook runs
 its program looks into the receives too (`watch`), in buffers of their own, so that Python need not wake for less than a batch.
+
+Canned answers: requests that have one are answered by that program, or here where it leaves them to Python. From the first request on that has none,
+or the first write, the connection is the protocol's, until it says that it has answered everything (resume_answers).
 
 Who owns what: while a request is in flight its slot holds the core, and the core holds `bulk_target`, where a large receive goes.
 """
@@ -31,6 +34,7 @@ from aiouring._frames cimport Framer
 from aiouring._loop cimport STREAM_BUFFER_BYTES
 from aiouring._op cimport os_error
 from aiouring._prep cimport prep_poll_add, prep_recv, prep_recv_multishot
+from aiouring._respond cimport Answers
 from aiouring._ring cimport BufferRing
 from aiouring._stream_socket cimport StreamSocket
 from aiouring._transport cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
@@ -121,17 +125,25 @@ cdef class DirectProtocol:
 
 cdef class StreamReceiver(StreamSocket):
 
-    cdef int frame_protocol(self, object framing) except -1:
-        """To be called before the protocol is set: it will get frames."""
-        self.framer = Framer(framing)
+    cdef int specialise(self, object receiving, object protocol) except -1:
+        """To be called first of all: the protocol gets frames (for a framing), or only requests without a canned answer (for Answers)."""
+        if isinstance(receiving, Answers):
+            self.answers = receiving
+        else:
+            self.framer = Framer(receiving)
+            self.check_frame_protocol(protocol)
         self.watch = Watch()
+        return 0
+
+    cdef int check_frame_protocol(self, object protocol) except -1:
+        if isinstance(protocol, DirectProtocol) or not (hasattr(protocol, FRAMES_RECEIVED) or hasattr(protocol, DATA_RECEIVED)):
+            raise TypeError("a connection with frames= needs a protocol with frames_received() or data_received(), which TLS and "
+                            f"aiouring's streams are not; got {protocol!r}")
         return 0
 
     cdef int set_protocol(self, object protocol) except -1:
         if self.framer is not None:
-            if isinstance(protocol, DirectProtocol) or not (hasattr(protocol, FRAMES_RECEIVED) or hasattr(protocol, DATA_RECEIVED)):
-                raise TypeError("a connection with frames= needs a protocol with frames_received() or data_received(), which TLS and "
-                                f"aiouring's streams are not; got {protocol!r}")
+            self.check_frame_protocol(protocol)
             self.framer.whole_batches = hasattr(protocol, FRAMES_RECEIVED)
             self.protocol = protocol
             self.taker = FRAMED
@@ -183,7 +195,7 @@ cdef class StreamReceiver(StreamSocket):
         cdef bint watched = False
         self.recv_cancelled = False
         if self.watch is not None:
-            watched = self.watch.prepare(self.loop)
+            watched = self.watch_next()
             self.bulk = self.bulk and not watched
         if self.bulk:
             return self.wait_readable()
@@ -193,9 +205,21 @@ cdef class StreamReceiver(StreamSocket):
         self.recv_request = sqe.user_data
         self.multishot = True
         if watched:
-            self.framer.describe(self.watch.slot)
             self.watch.begin(self.recv_request)
         return 0
+
+    cdef bint watch_next(self) except -1:
+        """Whether the hook's program will look into the receive that is about to be armed; it knows all about it then."""
+        if not self.watch.prepare(self.loop) or self.answers is not None and not self.answers.place(self.watch.region):
+            return False
+        if self.framer is not None:
+            self.framer.describe(self.watch.slot)
+        else:
+            self.answers.describe(self.watch.slot)
+            self.watch.slot.fd = self.fd
+            self.watch.slot.of_python = self.of_python
+            self.watch.slot.busy = self.unsent_bytes != 0
+        return True
 
     @staticmethod
     cdef int recv_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
@@ -205,6 +229,8 @@ cdef class StreamReceiver(StreamSocket):
             self.recv_request = 0
         if self.watch is not None:
             self.watch.delivered(self.recv_request == 0)
+            if self.answers is not None and not self.lost:
+                self.take_rest()
         try:
             if cqe_flags & IORING_CQE_F_BUFFER:
                 self.received(cqe_flags, res)
@@ -213,8 +239,11 @@ cdef class StreamReceiver(StreamSocket):
             elif tag == TAG_READABLE and res >= 0:
                 self.became_readable(res)
                 res = 1
-            if self.framer is not None:
-                self.settle_frames()
+            if self.watch is not None:
+                if self.recv_request != 0 and self.watch.outdated() or self.recv_request == 0 and self.watch.answering():
+                    self.loop.schedule_flush(self)      # which arms the receive again, or waits for the answer's end
+                if self.framer is not None:
+                    self.settle_frames()
             if res <= 0:
                 self.received_nothing(res)
         except MemoryError as exc:
@@ -359,6 +388,8 @@ cdef class StreamReceiver(StreamSocket):
         return 0
 
     cdef int hand_over(self, bytes data) except -1:
+        if self.answers is not None and self.answered(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
+            return 0
         if self.taker == DIRECT:
             try:
                 (<DirectProtocol>self.protocol).receive_bytes(data)
@@ -377,6 +408,8 @@ cdef class StreamReceiver(StreamSocket):
     cdef int give(self, const char *data, Py_ssize_t length) except -1:
         """Hand over bytes that are the caller's."""
         cdef int taker = self.taker
+        if self.answers is not None and self.answered(data, length):
+            return 0
         if taker == FRAMED:
             return self.framer.feed(data, length)       # settle_frames() follows
         if taker == DIRECT:
@@ -404,10 +437,43 @@ cdef class StreamReceiver(StreamSocket):
             raise exc
         return self.fatal_error(exc, f"Fatal error: protocol.{method} call failed.")
 
+    # -- canned answers -----------------------------------------------------------------------------------------------------------------
+
+    cdef int answer(self, int which, Py_ssize_t begin) except -1:
+        raise NotImplementedError
+
+    cdef bint answered(self, const char *data, Py_ssize_t length) except -1:
+        """Answer a request that has a canned answer, if the protocol has nothing to do with this connection."""
+        cdef int which
+        if self.of_python:
+            return False
+        which = self.answers.find(data, length)
+        if which < 0:
+            self.give_to_python()
+            return False
+        self.answer(which, 0)
+        return True
+
+    cdef void give_to_python(self) noexcept:
+        """From here on the order of answers is the protocol's."""
+        self.of_python = True
+        if self.watch.slot != NULL and not self.loop.ring.foreign_process():
+            self.watch.slot.of_python = True
+
+    cdef int take_rest(self) except -1:
+        """What is left of an answer that the hook's program could not send whole."""
+        cdef uint32_t rest
+        cdef int32_t rest_from
+        if self.watch.slot == NULL or self.loop.ring.foreign_process() or self.watch.slot.rest == 0:
+            return 0
+        rest, rest_from = self.watch.slot.rest - 1 - self.watch.slot.first_answer, self.watch.slot.rest_from
+        self.watch.slot.rest = 0
+        if rest_from < 0 and rest_from != -EAGAIN and rest_from != -EINTR and rest_from != -ECANCELED:
+            return self.fatal_error(os_error(rest_from), "Fatal write error on socket transport")
+        return self.answer(<int>rest, max(rest_from, 0))
+
     cdef int settle_frames(self) except -1:
         """Hand the frames over if all is cut that the kernel gave of this connection."""
-        if self.watch.outdated() and self.recv_request != 0:
-            self.loop.schedule_flush(self)      # which arms the receive again
         if not self.framer.has_news() or self.closing or self.lost or self.watch.more():
             return 0
         if self.paused:

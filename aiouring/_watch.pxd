@@ -12,6 +12,7 @@ cdef class Watch:
     cdef Region region
     cdef aiouring_watch *slot                   # NULL: there is none
     cdef uint64_t request                       # the receive that is watched, 0: none
+    cdef object ring                            # on which it was prepared last
     cdef readonly uint32_t epoch                # of the hook that was attached when the receive was armed
 
     # Whether the receive that is about to be armed can be watched. The slot is the caller's to fill then, and the buffers are loop.watch_buffers.
@@ -22,5 +23,7 @@ cdef class Watch:
     cdef void delivered(self, bint is_last) noexcept
     # More of them are in the mailbox.
     cdef bint more(self) noexcept
+    # An answer of the hook's program is on its way: nothing else may be sent. It is over after the next enter.
+    cdef bint answering(self) noexcept
     # Another hook was attached since the receive was armed.
     cdef bint outdated(self) noexcept

@@ -12,13 +12,14 @@ since completions may have passed unseen: such receives are cancelled and armed 
 Who owns what: a Watch owns its slot until it goes, and the region lasts as long as any of them. The buffers are the loop's, in the region's memory.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from aiouring._hook cimport (
     AIOURING_BIG_REGION_BYTES,
     AIOURING_BUFFER_BYTES,
     AIOURING_BUFFERS,
+    AIOURING_BUFFERS_END_BYTES,
     AIOURING_WATCH_MAP_ENTRIES,
     AIOURING_WATCH_MAP_OFFSET,
     HookEngine,
@@ -26,6 +27,7 @@ from aiouring._hook cimport (
     aiouring_watch,
 )
 from aiouring._loop cimport LoopCore
+from aiouring.uapi cimport ECANCELED
 
 
 cdef class Watch:
@@ -38,6 +40,8 @@ cdef class Watch:
 
     cdef bint prepare(self, LoopCore loop) except -1:
         cdef HookEngine engine = loop.ring.hook
+        cdef uint32_t sending, rest
+        cdef int32_t rest_from
         self.loop = loop
         self.epoch = loop.ring.hook_epoch
         self.request = 0
@@ -52,10 +56,16 @@ cdef class Watch:
             try:
                 loop.watch_buffers = loop.ring.make_buffer_ring(
                     AIOURING_BUFFERS, AIOURING_BUFFER_BYTES,
-                    self.region.memory + self.region.size - <size_t>AIOURING_BUFFERS * AIOURING_BUFFER_BYTES, self.region)
+                    self.region.memory + self.region.size - AIOURING_BUFFERS_END_BYTES, self.region)
             except OSError:
                 return False            # the kernel has no room for another group; the usual buffers are there
+        if self.slot.sending and self.ring is not loop.ring:
+            self.slot.sending = 0
+            raise OSError(ECANCELED, "the event loop moved to another thread while a canned answer was on its way")
+        self.ring = loop.ring
+        sending, rest, rest_from = self.slot.sending, self.slot.rest, self.slot.rest_from
         memset(self.slot, 0, sizeof(aiouring_watch))
+        self.slot.sending, self.slot.rest, self.slot.rest_from = sending, rest, rest_from
         return True
 
     cdef uint16_t *place(self) noexcept:
@@ -84,6 +94,9 @@ cdef class Watch:
             return True
         self.slot.frames = 0            # what comes from here on is the next batch
         return False
+
+    cdef bint answering(self) noexcept:
+        return self.slot != NULL and not self.loop.ring.foreign_process() and self.slot.sending != 0
 
     cdef bint outdated(self) noexcept:
         return self.epoch != self.loop.ring.hook_epoch

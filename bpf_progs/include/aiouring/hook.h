@@ -80,6 +80,7 @@ enum {
     IORING_CQE_F_BUFFER = 1 << 0,
     IORING_CQE_F_MORE = 1 << 1,
 
+    AIOURING_MSG_DONTWAIT = 0x40,
     AIOURING_MSG_WAITALL = 0x100,
     AIOURING_MSG_NOSIGNAL = 0x4000,
     AIOURING_SHUT_WR = 1,
@@ -112,6 +113,7 @@ enum {
 #define AIOURING_PART static
 #define AIOURING_LOAD_ACQUIRE(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define AIOURING_STORE_RELEASE(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
+#define AIOURING_STORE_RELEASE16(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
 /* Hides a value's origin from the optimizer; only the verifier needs it. */
 #define AIOURING_OPAQUE(value) (void)0
 /* Makes the verifier forget what it knows of a number, by way of some place in the region: a counter that it knows would be a new state in each
@@ -183,6 +185,7 @@ struct aiouring_hook {
 #define AIOURING_PART __attribute__((noinline))
 #define AIOURING_LOAD_ACQUIRE(p) (*(volatile aiouring_u32 *)(p))
 #define AIOURING_STORE_RELEASE(p, value) (*(volatile aiouring_u32 *)(p) = (value))
+#define AIOURING_STORE_RELEASE16(p, value) (*(volatile aiouring_u16 *)(p) = (value))
 #define AIOURING_OPAQUE(value) __asm__ volatile("" : "+r"(value))
 #define AIOURING_FORGET(value, place) (*(volatile aiouring_u64 *)&(place) = (value), (value) = *(volatile aiouring_u64 *)&(place))
 

@@ -30,13 +30,14 @@ typedef long long aiouring_s64;
 #define AIOURING_WATCH_BYTES 256
 #define AIOURING_USER_OFFSET (AIOURING_WATCHES_OFFSET + AIOURING_WATCHES_MAX * AIOURING_WATCH_BYTES)
 
-/* A region of AIOURING_BIG_REGION_BYTES or more ends with the buffers of watched connections, and with canned answers before them. */
+/* A region of AIOURING_BIG_REGION_BYTES or more ends with canned answers, the ring of provided buffers of watched connections, and those buffers. */
 #define AIOURING_BIG_REGION_BYTES (4 * 1024 * 1024)
 #define AIOURING_BUFFERS 512 /* a power of two */
 #define AIOURING_BUFFER_BYTES 4096
 #define AIOURING_ANSWERS_MAX 64 /* a power of two */
 #define AIOURING_ANSWER_BYTES 4608
-#define AIOURING_END_BYTES (AIOURING_BUFFERS * AIOURING_BUFFER_BYTES + AIOURING_ANSWERS_MAX * AIOURING_ANSWER_BYTES)
+#define AIOURING_BUFFERS_END_BYTES (AIOURING_BUFFERS * (AIOURING_BUFFER_BYTES + 16))
+#define AIOURING_END_BYTES (AIOURING_BUFFERS_END_BYTES + AIOURING_ANSWERS_MAX * AIOURING_ANSWER_BYTES)
 
 /* user_data: bits 56-63 the namespace. 0 is the loop's: such a completion goes to Python. The rest of a hook's is its own; what ships here uses
  * bits 48-55 for the operation, 32-47 for which of several, 0-31 for the task. */
@@ -169,10 +170,9 @@ struct aiouring_watch {
     aiouring_s32 fd;
     aiouring_u32 of_python; /* something was passed on, or written by Python: the order is Python's */
     aiouring_u32 busy;      /* Python's side has bytes on their way */
-    aiouring_u32 sending;   /* an answer is on its way: its index + 1 */
-    aiouring_s32 left_over; /* what an answer that went out in part came to, or -errno; with the answer in `rest` */
-    aiouring_u32 rest;      /* its index + 1, 0: none */
-    aiouring_u32 tell;      /* Python waits for the end of the answer on its way */
+    aiouring_u32 sending;   /* an answer is on its way: which one, + 1 */
+    aiouring_u32 rest;      /* one that did not go out whole, + 1; 0: none */
+    aiouring_s32 rest_from; /* how much of it did, or -errno */
 };
 
 struct aiouring_buffer {
