@@ -70,8 +70,8 @@ dev: machine-test $(VENV)/.group-build $(VENV)/.group-dev extension bench-progra
 # --- demo
 
 .PHONY: demo
-demo: build ## starts the file server on 127.0.0.1:8080; with DEMO_SECONDS=5 it checks itself and ends
-	@exec $(VPYTHON) -m examples.file_server.demo
+demo: build ## starts the file server on 127.0.0.1:8080 (PORT=8081: there); with DEMO_SECONDS=5 it checks itself and ends
+	@exec $(VPYTHON) -m examples.file_server.demo $(if $(PORT),--port $(PORT)) $(ARGS)
 
 # --- tests
 

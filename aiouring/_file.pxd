@@ -1,5 +1,5 @@
 # Binary files. See _file.pyx.
-# cimported by: _textfile.
+# cimported by: the text rooms.
 
 from libc.stdint cimport int64_t
 

@@ -1,6 +1,6 @@
 """Binary files: what open() gives in binary mode, and every call on it.
 
-Used by `files` (open) and `_textfile`. Calls `_filesteps`, `_filecore`, `_fileop`.
+Used by `files` (open) and the text rooms (`_textstate`, `_textcall`, `_textfile`). Calls `_filesteps`, `_filecore`, `_fileop`.
 
 BinaryFile is the asynchronous BufferedReader, BufferedWriter or BufferedRandom, RawFile the asynchronous FileIO. Both are views: what they show
 is in their FileCore, and so is the file's end. A call is one object (BinaryCall), awaited once. If what it needs is in memory it ends in the
@@ -18,8 +18,8 @@ from libc.errno cimport EISDIR
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memchr
 
-from aiouring._awaitable cimport AIOURING_RETURN, NEW, Awaitable
-from aiouring._filecore cimport DONE, MUST_WAIT, STREAM, FileCore
+from aiouring._awaitable cimport ABANDONED, AIOURING_RETURN, NEW, Awaitable
+from aiouring._filecore cimport DONE, MUST_WAIT, STREAM, FileCall, FileCore
 from aiouring._fileop cimport DescriptorView
 from aiouring._filesteps cimport StepCall
 from aiouring._loop cimport LoopCore
@@ -65,6 +65,10 @@ cdef class BinaryCall(StepCall):
             return self.close_step()
         if not self.has_begun:
             self.has_begun = True
+            if self.kind == READINTO or self.kind == READINTO1:
+                self.get_view(PyBUF_WRITABLE)
+            elif self.kind == WRITE and (self.raw or core.writable):
+                self.get_view(PyBUF_SIMPLE)
             self.check()
         if self.raw:
             return self.raw_attempt()
@@ -73,16 +77,12 @@ cdef class BinaryCall(StepCall):
         elif self.kind == LINE or self.kind == NEXT_LINE:
             outcome = self.line_step(self.size)
         elif self.kind == WRITE:
-            if not self.has_view:
-                self.get_view(PyBUF_SIMPLE)
             return MUST_WAIT if self.write_step() == MUST_WAIT else self.finish(self.view.len)
         elif self.kind == READ_ALL:
             outcome = self.read_all_step(False)
         elif self.kind == READ1:
             outcome = self.read1_step(core.buffer_bytes if self.size < 0 else self.size)
         elif self.kind == READINTO or self.kind == READINTO1:
-            if not self.has_view:
-                self.get_view(PyBUF_WRITABLE)
             return MUST_WAIT if self.readinto_step(self.kind == READINTO1) == MUST_WAIT else self.finish(self.moved_bytes)
         elif self.kind == PEEK:
             outcome = self.peek_step()
@@ -277,8 +277,6 @@ cdef class BinaryCall(StepCall):
             self.filled = count
             outcome = self.step_done()
         elif self.kind == READINTO:
-            if not self.has_view:
-                self.get_view(PyBUF_WRITABLE)
             count = core.raw_read(self, <char *>self.view.buf, self.view.len)
             return MUST_WAIT if count == MUST_WAIT else self.finish(count)
         elif self.kind == READ_ALL:
@@ -288,8 +286,6 @@ cdef class BinaryCall(StepCall):
         elif self.kind == LINES:
             return self.lines_step()
         elif self.kind == WRITE:
-            if not self.has_view:
-                self.get_view(PyBUF_SIMPLE)
             return MUST_WAIT if self.raw_write() == MUST_WAIT else self.finish(self.moved_bytes)
         elif self.kind == WRITE_LINES:
             return self.write_lines_step()
@@ -325,7 +321,10 @@ cdef class BinaryCall(StepCall):
         if core.position != STREAM:
             return core.return_to(self.begun_pos)
         self.put_back_piece()
-        return self.put_back_lines(self.lines) if self.lines else 0
+        if self.lines:
+            self.put_back_lines(self.lines)
+            self.lines = None
+        return 0
 
     cdef int undo_result(self, object result) except -1:
         cdef FileCore core = self.core
@@ -344,6 +343,14 @@ cdef class BinaryCall(StepCall):
         cdef bytes data = b"".join(lines)
         return self.core.put_back(data, len(data))
 
+    cdef FileCall successor(self):
+        cdef BinaryCall call
+        if not self.closes or self.core.closed:
+            return None
+        call = new_call(self.core, CLOSE, self.raw)
+        call.state = ABANDONED
+        return call
+
 
 # -- what users hold ----------------------------------------------------------------------------------------------------------------------------
 
@@ -360,6 +367,7 @@ cdef BinaryCall new_call(FileCore core, call_kind kind, bint raw):
     call.loop = core.loop
     call.kind = kind
     call.raw = raw
+    call.closes = kind == CLOSE
     call.size = 0
     call.argument = 0
     return call
@@ -455,6 +463,13 @@ cdef class FileView(DescriptorView):
     def _is_fifo(self):
         return self.core.kind == S_IFIFO
 
+    def _detach(self):
+        """Take the descriptor out of a file that was not used yet, which is closed from then on."""
+        cdef int fd = self.core.fd
+        self.core.fd = -1
+        self.core.closed = self.core.closing = True
+        return fd
+
     def __aenter__(self):
         cdef Ready ready
         self.core.check_not_closed()
@@ -522,8 +537,8 @@ cdef class StreamView(FileView):
         cdef int64_t number = as_offset(target)
         cdef int way = PyNumber_Index(whence)
         cdef BinaryCall call
-        if not 0 <= way <= 4:
-            raise ValueError(f"whence value {way} unsupported")
+        if not 0 <= way <= 4 and not self.raw:
+            raise ValueError(f"whence value {way} unsupported")     # of a raw file, an OSError when it is awaited
         call = new_call(self.core, SEEK, self.raw)
         call.number = number
         call.argument = way

@@ -1,5 +1,5 @@
 # A file as a stream: its position, its buffer, and the calls that take turns on it. See _filecore.pyx.
-# cimported by: _file, _textfile.
+# cimported by: _file and the text rooms.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint32_t
@@ -33,6 +33,7 @@ cdef class FileCore(Descriptor):
     cdef Py_ssize_t ahead_room, ahead_begin, ahead_end, ahead_next
     cdef int64_t ahead_pos              # of ahead_begin
     cdef bint ahead_ended               # the file ended at ahead_end when that was read
+    cdef bint ahead_is_old              # the file was changed, or the stream moved, since the reading ahead was begun
     cdef int64_t expected_pos           # where a sequential reader reads next
 
     # The buffer, with the built-in's rules for what is in it: from read_pos on to be read, from write_pos to write_end to be written.
@@ -50,10 +51,12 @@ cdef class FileCore(Descriptor):
     # Calls in the order in which they were begun.
     cdef FileCall active
     cdef object queue                   # deque
+    cdef Py_ssize_t gone                # calls in it that were given up
     cdef FileCall spare
 
     cdef int setup(self, object name, str flags, int64_t pos, bint own_position, Py_ssize_t buffer_bytes) except -1
     cdef int go_on(self) except -1
+    cdef int forget_gone(self) except -1
     cdef int check_not_closed(self) except -1
     cdef int unsupported(self, str what) except -1
 
@@ -83,7 +86,7 @@ cdef class FileCore(Descriptor):
     cdef int flush_and_rewind(self, FileCall call) except -1
     cdef int64_t seek(self, FileCall call, int64_t target, int whence) except -1
     cdef int return_to(self, int64_t pos) except -1
-    cdef Py_ssize_t write_the_rest(self) noexcept
+    cdef Py_ssize_t write_the_rest(self, bint unsure) noexcept
     cdef Py_ssize_t write_plainly(self, const char *data, Py_ssize_t left) noexcept
 
 
@@ -104,6 +107,7 @@ cdef class FileCall(FileOperation):
     cdef bint at_end                    # the file ended where this call has read to
     cdef bint has_begun                 # attempt() has made its checks
     cdef bint keeps_turn
+    cdef bint queued
     cdef int phase                      # how far attempt() is
     cdef int32_t res
     cdef int64_t wide_result            # the executor's, of an lseek()
@@ -117,7 +121,10 @@ cdef class FileCall(FileOperation):
     cdef bint reads(self) noexcept      # takes from the stream
     cdef int undo(self) except -1       # the call was cancelled: what it has taken from the stream goes back
     cdef int undo_result(self, object result) except -1
+    cdef FileCall successor(self)       # of one that was given up before its turn came: what happens all the same, or None
 
+    cdef bint stays_queued(self) noexcept
+    cdef bint may_go_back(self) noexcept
     cdef int renew(self) noexcept       # for one that serves again
     cdef int resume(self) except -1
     cdef int result_of_request(self) except? -1

@@ -1,6 +1,6 @@
 """A file as a stream: its position, its buffer, what it reads ahead, and the calls that take turns on it.
 
-Used by `_file` and `_textfile`, whose calls are FileCalls. Calls `_fileop`, `_operation`, `_loop`, `_prep`.
+Used by `_file` and `_textcall`, whose calls are FileCalls. Calls `_fileop`, `_operation`, `_loop`, `_prep`.
 
 A call does its work in attempt(), which goes on where it is while everything that it needs is in memory. Where it needs the kernel, a step returns
 MUST_WAIT: its one request was begun, attempt() returns, and is called again with the result, which the same step then takes. Nothing of the
@@ -25,7 +25,7 @@ from libc.string cimport memcpy, memmove
 from posix.unistd cimport close as posix_close
 from posix.unistd cimport write as posix_write
 
-from aiouring._awaitable cimport WAITING
+from aiouring._awaitable cimport ABANDONED, WAITING
 from aiouring._fileop cimport REQUEST_BYTES_MAX, Descriptor, FileOperation
 from aiouring._operation cimport Operation
 from aiouring._prep cimport prep_fsync, prep_ftruncate, prep_poll_add, prep_read, prep_write
@@ -42,7 +42,7 @@ cdef extern from "Python.h":
 
 cdef extern from "<unistd.h>" nogil:
     int64_t lseek(int fd, int64_t offset, int whence)
-    int SEEK_SET, SEEK_CUR, SEEK_END
+    int SEEK_SET, SEEK_CUR, SEEK_END, SEEK_HOLE
 
 cdef extern from "<poll.h>" nogil:
     int POLLIN
@@ -52,6 +52,7 @@ cdef enum:
     AHEAD_BYTES_MIN = 32 * 1024
     AHEAD_BYTES_MAX = 256 * 1024
     AHEAD_BELOW = 64 * 1024         # calls that want so much get it straight into their own memory
+    QUEUE_GONE_MAX = 64
 
 cdef uint64_t NO_POSITION = <uint64_t>-1
 
@@ -103,9 +104,29 @@ cdef class FileCore(Descriptor):
         cdef FileCall call
         while self.active is None and self.queue:
             call = <FileCall>self.queue.popleft()
-            if call.state == WAITING:           # it was not cancelled meanwhile
-                self.active = call
-                call.resume()
+            call.queued = False
+            if call.state != WAITING and call.state != ABANDONED:
+                self.gone = max(self.gone - 1, 0)
+                call = call.successor()
+                if call is None:
+                    continue
+                call.file = self
+            self.active = call
+            call.resume()
+        return 0
+
+    cdef int forget_gone(self) except -1:
+        """A call was given up before its turn came. Those in front of it may wait for long: the queue does not grow with what nobody waits for."""
+        cdef FileCall call
+        cdef object kept
+        self.gone += 1
+        if self.gone > QUEUE_GONE_MAX and self.gone > len(self.queue) // 2:
+            kept = collections.deque()
+            for call in self.queue:
+                if call.stays_queued():
+                    kept.append(call)
+            self.queue = kept
+            self.gone = 0
         return 0
 
     def _go_on(self):
@@ -130,6 +151,7 @@ cdef class FileCore(Descriptor):
         if self.position != STREAM:
             self.ahead_begin = self.ahead_end = 0
             self.ahead_ended = False
+            self.ahead_is_old = True
         return 0
 
     cdef Py_ssize_t from_ahead(self, char *target, Py_ssize_t size) noexcept:
@@ -172,15 +194,18 @@ cdef class FileCore(Descriptor):
         if count == 0 and self.ahead_end > self.ahead_begin:
             count = self.from_ahead(target, size)
             call.at_end = came_ahead and self.ahead_ended and self.ahead_begin == self.ahead_end
+            if came_ahead and self.ahead_is_old:
+                self.drop_ahead()       # this call was begun before the change, but later ones were not
             if count == size or self.ahead_ended or self.position == STREAM:
                 return count
         elif came_ahead:
             return 0
-        if self.position == TRACKED and self.raw_pos == self.expected_pos and count == 0 and size < AHEAD_BELOW and self.is_regular():
+        if self.position == TRACKED and self.raw_pos == self.expected_pos and count == 0 and size < AHEAD_BELOW and self.is_regular() \
+                and self.buffer_bytes:      # who asks for no buffer wants what is in the file now
             self.ahead_next = min(max(self.ahead_next * 2, <Py_ssize_t>AHEAD_BYTES_MIN), <Py_ssize_t>AHEAD_BYTES_MAX)
             self.make_ahead(self.ahead_next)
             self.ahead_begin = self.ahead_end = 0
-            self.ahead_ended = False
+            self.ahead_ended = self.ahead_is_old = False
             self.ahead_pos = self.raw_pos
             call.direct_target = self.ahead
             call.direct_size = self.ahead_next
@@ -231,6 +256,8 @@ cdef class FileCore(Descriptor):
 
     cdef int64_t raw_seek(self, FileCall call, int64_t offset, int whence) except -1:
         cdef int64_t pos
+        if not SEEK_SET <= whence <= SEEK_HOLE:
+            raise self.error(EINVAL)
         if self.position == STREAM:
             raise self.error(ESPIPE)
         if call is not None and call.has_result:
@@ -386,23 +413,33 @@ cdef class FileCore(Descriptor):
 
     def __del__(self):
         cdef Py_ssize_t unwritten
+        cdef bint unsure
+        cdef str message
         if self.fd < 0:
             return
-        unwritten = 0 if self.loop.ring.foreign_process() else self.write_the_rest()
+        # The loop was closed while it wrote to the end of the file, or to where the descriptor stands, and what came of that nobody was told.
+        unsure = self.active is not None and self.active.request != 0 and not self.active.explicit and \
+            (self.active.asked == WRITE_BUFFER or self.active.asked == WRITE_DIRECT)
+        unwritten = 0 if self.loop.ring.foreign_process() else self.write_the_rest(unsure)
         if self.owns:
+            message = f"unclosed file {self!r}"
+            if unwritten:
+                message += f": {unwritten} bytes that were written to it {'may be' if unsure else 'are'} lost"
             posix_close(self.fd)
             self.fd = -1
             try:
-                warnings.warn(f"unclosed file {self!r}" + (f": {unwritten} bytes that were written to it are lost" if unwritten else ""),
-                              ResourceWarning, stacklevel=2, source=self)
+                warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
             except BaseException:
                 PyErr_WriteUnraisable(self)
 
-    cdef Py_ssize_t write_the_rest(self) noexcept:
-        """Nobody can wait any more: into a regular file with a plain write. Returns the number of bytes that are lost."""
+    cdef Py_ssize_t write_the_rest(self, bint unsure) noexcept:
+        """Nobody can wait any more: into a regular file with a plain write. Returns the number of bytes that are lost.
+
+        `unsure`: a part of them may be in the file already. They are not written a second time.
+        """
         cdef Py_ssize_t left = self.write_end - self.write_pos if self.write_end >= 0 else 0
         cdef bytes above = b"" if self.pending is None else b"".join(self.pending)
-        if self.is_regular():
+        if self.is_regular() and not unsure:
             if not self.appending:
                 lseek(self.fd, self.logical_pos() - (self.at - self.write_pos if left else 0), SEEK_SET)
             left = self.write_plainly(self.buffer + self.write_pos, left)
@@ -432,6 +469,7 @@ cdef class FileCall(FileOperation):
 
     cdef int start(self) except -1:
         cdef FileCore core = self.core
+        self.loop.ops.check()           # another thread's call, a forked child's: refused before it has taken anything
         self.file = core
         if core.active is None and not core.queue:
             core.active = self
@@ -439,6 +477,7 @@ cdef class FileCall(FileOperation):
         if core.queue is None:
             core.queue = collections.deque()
         core.queue.append(self)
+        self.queued = True
         return 0
 
     cdef int resume(self) except -1:
@@ -453,7 +492,15 @@ cdef class FileCall(FileOperation):
     cdef int submit(self) except -1:
         if not self.has_begun:
             self.begun_pos = self.core.logical_pos()
-        self.attempt()
+        # What it works with may be Python code: lines, a codec. There the handler of a signal may run and cancel the call (Ctrl-C does), which
+        # then goes on to where it would wait.
+        self.working = True
+        try:
+            self.attempt()
+        finally:
+            self.working = False
+        if not self.wanted() and not self.idle():
+            self.stop()
         return 0
 
     cdef int renew(self) noexcept:
@@ -466,7 +513,12 @@ cdef class FileCall(FileOperation):
     # -- the request --------------------------------------------------------------------------------------------------------------------
 
     cdef io_uring_sqe *stream_sqe(self, request_kind kind) except NULL:
-        cdef io_uring_sqe *sqe = self.loop.ops.begin(self, FileCall.stream_complete, 0)
+        cdef io_uring_sqe *sqe
+        try:
+            sqe = self.loop.ops.begin(self, FileCall.stream_complete, 0)
+        except BaseException:
+            self.undo()                 # too many requests are in flight, or there is no memory: nothing was done
+            raise
         self.request = sqe.user_data
         self.asked = kind
         self.polling = False
@@ -487,7 +539,14 @@ cdef class FileCall(FileOperation):
 
     cdef int begin_read(self, request_kind kind) except -1:
         cdef FileCore core = self.core
+        cdef int64_t pos
         self.explicit = core.position == TRACKED
+        if core.position == KERNEL:
+            # Others may have moved it: should the call be cancelled, it goes back to where it stands now.
+            pos = lseek(core.fd, 0, SEEK_CUR)
+            if pos >= 0:
+                self.begun_pos += pos - core.raw_pos
+                core.raw_pos = pos
         prep_read(self.stream_sqe(kind), core.fd, self.direct_target, <uint32_t>self.direct_size,
                   <uint64_t>core.raw_pos if self.explicit else NO_POSITION)
         return 0
@@ -565,20 +624,32 @@ cdef class FileCall(FileOperation):
 
     cdef int again(self) except -1:
         if not self.wanted():
-            self.undo()
+            try:
+                self.undo()
+            except BaseException:
+                PyErr_WriteUnraisable(self)     # somebody closed the descriptor, or a codec failed: nothing can go back
         return FileOperation.again(self)
 
+    cdef bint may_go_back(self) noexcept:
+        # Where nobody waits (it is over in the step that begins it, or it is stepped by hand) the turn must not wait for anybody either.
+        return self.reads() and (self.callback is not None or not self.wanted())
+
     cdef int finish(self, object result) except -1:
-        self.keeps_turn = self.reads()
+        self.keeps_turn = self.may_go_back()
         return FileOperation.finish(self, result)
 
     cdef int fail(self, object error) except -1:
-        self.keeps_turn = self.reads()
+        self.keeps_turn = self.may_go_back()
         return FileOperation.fail(self, error)
 
     cdef int over(self) except -1:
         FileOperation.over(self)
+        if self.queued and self.core is not None:
+            self.core.forget_gone()
         return 0 if self.keeps_turn else self.end_turn()
+
+    cdef bint stays_queued(self) noexcept:
+        return self.wanted() or self.state == ABANDONED
 
     cdef int end_turn(self) except -1:
         cdef FileCore core = self.core
@@ -593,14 +664,20 @@ cdef class FileCall(FileOperation):
         """The task was cancelled before it took the result."""
         if not self.keeps_turn:
             return False
-        self.undo_result(result)
+        try:
+            self.undo_result(result)
+        except BaseException:
+            PyErr_WriteUnraisable(self)
         self.end_turn()
         return True
 
     cdef bint keep_error(self, object error) except -1:
         if not self.keeps_turn:
             return False
-        self.undo()
+        try:
+            self.undo()
+        except BaseException:
+            PyErr_WriteUnraisable(self)
         self.end_turn()
         return True
 
@@ -627,3 +704,6 @@ cdef class FileCall(FileOperation):
 
     cdef int undo_result(self, object result) except -1:
         return 0
+
+    cdef FileCall successor(self):
+        return None

@@ -37,6 +37,7 @@ cdef class FileOperation(Operation):
     cdef Descriptor file
     cdef object future                  # the executor's, where the kernel has no such request
     cdef bint entered
+    cdef bint working                   # code of ours that may call Python code is at work for it: it is not idle
 
     cdef int begin(self) except -1                                              # check the arguments and submit()
     cdef io_uring_sqe *request_sqe(self) except NULL

@@ -25,7 +25,7 @@ from posix.unistd cimport close as posix_close
 
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport TAG_RETURNS_FD
-from aiouring._operation cimport Operation, note_spare, spare_operation
+from aiouring._operation cimport Operation, Spares, note_spare, spare_operation
 from aiouring._prep cimport (
     prep_close,
     prep_fadvise,
@@ -73,9 +73,9 @@ cdef extern from "<sys/stat.h>" nogil:
 cdef enum:
     VECTORS_MAX = 1024              # the kernel's bound for one request
 
-cdef list spare_reads = []
-cdef list spare_reads_into = []
-cdef list spare_writes = []
+cdef Spares spare_reads = Spares()
+cdef Spares spare_reads_into = Spares()
+cdef Spares spare_writes = Spares()
 
 
 cdef int look_at(int fd, kernel_statx *found) noexcept:
@@ -174,7 +174,13 @@ cdef class FileOperation(Operation):
     # -- the executor -----------------------------------------------------------------------------------------------------------------
 
     cdef int in_executor(self, object function, tuple args) except -1:
-        self.future = self.loop.run_in_executor(None, function, *args)
+        # This is Python code, where the handler of a signal may run and cancel the call: the thread would have its memory all the same.
+        cdef bint was_working = self.working
+        self.working = True
+        try:
+            self.future = self.loop.run_in_executor(None, function, *args)
+        finally:
+            self.working = was_working
         self.future.add_done_callback(self._executed)
         return 0
 
@@ -198,7 +204,7 @@ cdef class FileOperation(Operation):
         return self.arrived(future.result() or 0, 0)
 
     cdef bint idle(self) noexcept:
-        return self.request == 0 and self.future is None
+        return self.request == 0 and self.future is None and not self.working
 
     cdef int stop(self) except -1:
         return 0 if self.future is not None else Operation.stop(self)
@@ -225,7 +231,7 @@ cdef class RegionOperation(FileOperation):
         if self.offset < 0 or self.size < 0:
             raise self.file.error(EINVAL)
         self.set_memory()
-        return self.submit() if self.size else self.ended()
+        return self.submit()            # if it is of no bytes too: the kernel says whether the file is open for it
 
     cdef uint32_t next_bytes(self) noexcept:
         return <uint32_t>min(self.size - self.done, <Py_ssize_t>REQUEST_BYTES_MAX)
@@ -329,7 +335,7 @@ cdef class WriteAt(RegionOperation):
         if res == -EAGAIN:
             return self.in_executor(os.pwrite, (self.file.fd, PyMemoryView_FromMemory(self.memory + self.done, self.next_bytes(), PyBUF_READ),
                                                 self.offset + self.done))
-        if res <= 0:
+        if res < 0 or res == 0 and self.size:
             return self.fail_errno(-res if res else EIO)    # what takes nothing and does not say why takes nothing the next time either
         self.done += res
         self.file.wrote()
@@ -371,7 +377,8 @@ cdef class VectorOperation(FileOperation):
             self.vectors[self.view_count].iov_base = self.views[self.view_count].buf
             self.vectors[self.view_count].iov_len = <size_t>self.views[self.view_count].len
             self.view_count += 1
-        return self.submit() if self.skip_empty() else self.finish(0)
+        self.skip_empty()
+        return self.submit()
 
     cdef bint skip_empty(self) noexcept:
         """Whether there is anything left to move."""
@@ -397,7 +404,7 @@ cdef class VectorOperation(FileOperation):
             if self.reading:
                 return self.in_executor(os.preadv, (self.file.fd, [PyMemoryView_FromMemory(<char *>vector.iov_base, step, PyBUF_WRITE)], self.offset))
             return self.in_executor(os.pwrite, (self.file.fd, PyMemoryView_FromMemory(<char *>vector.iov_base, step, PyBUF_READ), self.offset))
-        if res < 0 or res == 0 and not self.reading:
+        if res < 0 or res == 0 and not self.reading and self.skip_empty():
             return self.fail_errno(-res if res else EIO)
         self.offset += res
         self.total += res

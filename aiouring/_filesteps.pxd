@@ -1,5 +1,5 @@
 # The steps that calls on files are made of: reading, writing and closing through the buffer. See _filesteps.pyx.
-# cimported by: _file, _textfile.
+# cimported by: _file and the text rooms.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
@@ -21,7 +21,7 @@ cdef class StepCall(FileCall):
     cdef int64_t new_size
     # The end.
     cdef int fd                         # that is being closed
-    cdef bint closes
+    cdef bint closes                    # it is a close()
     cdef object close_error
 
     cdef int make_room(self, Py_ssize_t size) except -1

@@ -1,6 +1,6 @@
 """The steps that calls on files are made of: reading, writing and closing through the buffer.
 
-Used by `_file` and `_textfile`, whose calls derive from StepCall. Calls `_filecore`, `_fileop`.
+Used by `_file` and `_textcall`, whose calls derive from StepCall. Calls `_filecore`, `_fileop`.
 
 What they do to the buffer is what io.BufferedReader, BufferedWriter and BufferedRandom do, so that both stand at the same place with the same bytes
 in their buffers after the same calls. A step that has to wait returns MUST_WAIT, and goes on when it is called again: `step_phase` says where.
@@ -335,7 +335,6 @@ cdef class StepCall(FileCall):
         if self.phase == 0:
             if core.closed:
                 return self.finish(None)
-            self.closes = True
             self.phase = 1
         if self.phase == 1:
             try:
@@ -354,7 +353,11 @@ cdef class StepCall(FileCall):
                 return MUST_WAIT
             self.phase = 3
             self.fd = core.fd
-            begin_close(core, self)
+            try:
+                begin_close(core, self)
+            except BaseException:
+                core.closed = core.closing = False      # another thread's loop, or a closed one: the file is open still
+                raise
             self.asked = OTHER
             return MUST_WAIT
         try:
@@ -366,6 +369,10 @@ cdef class StepCall(FileCall):
 
     cdef int close_finish(self) except -1:
         if self.close_error is not None:
+            if not self.wanted():
+                # Its task gets CancelledError, and nobody else would hear of bytes that could not be written.
+                self.loop.call_exception_handler({
+                    "message": f"closing {self.core!r} failed after the call was cancelled", "exception": self.close_error})
             return self.fail(self.close_error)
         return self.finish(None)
 
@@ -389,4 +396,8 @@ cdef class StepCall(FileCall):
         return FileCall.stop(self)
 
     cdef bint idle(self) noexcept:
-        return FileCall.idle(self) and not (self.closes and self.core.closer is self)
+        # A close that waits for its turn on a regular file gets it, and closes, also when it is cancelled meanwhile.
+        return FileCall.idle(self) and not (self.closes and (self.core.closer is self or self.queued and self.core.is_regular()))
+
+    cdef bint stays_queued(self) noexcept:
+        return self.closes or FileCall.stays_queued(self)

@@ -15,7 +15,7 @@ loop sleeps; `sleeping` is set and read under the GIL, so no wake-up is lost and
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.ref cimport Py_INCREF, PyObject
-from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR
+from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR, errno
 from libc.math cimport ceil
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -79,7 +79,10 @@ cdef bint wait_for_end(int end_fd) except -1:
     watched.fd = end_fd
     watched.events = POLLIN
     with nogil:
-        rc = poll(&watched, 1, <int>(CLOSE_WAIT_LONGEST_S * 1000))
+        while True:
+            rc = poll(&watched, 1, <int>(CLOSE_WAIT_LONGEST_S * 1000))
+            if rc >= 0 or errno != EINTR:
+                break
     posix_close(end_fd)
     return rc > 0
 
@@ -723,7 +726,8 @@ cdef class LoopCore:
             # Their memory is in the kernel's hands, and nothing will tell when it is not: they keep their slots, and whoever waits for them waits on.
             logger.error("%d requests of the thread that ran this event loop before did not end within %.0f s; what waits for them will not end",
                          len(requests), CLOSE_WAIT_LONGEST_S)
-            requests.clear()
+            # But for the wake-up pipe's, which no worker carries out, so that threads and signals are still heard.
+            requests = [request for request in requests if type(self.ops.owner_of(request)) is WakePipe]
         # From here on requests begin on the new ring, also those that the owners of what had completed begin now.
         if old_hook is not None:
             old_hook.move(new)
@@ -752,7 +756,7 @@ cdef class LoopCore:
     def _close_ring(self):
         """End every request, wait for the last CQEs, free the ring. The loop is closed afterwards."""
         cdef bint forked = self.ring.foreign_process()
-        cdef bint ended = True
+        cdef bint ended = False
         cdef int end_fd = -1
         if self.ring_closing:
             return              # by another thread that waits in here, or by us: a destructor called close() again
@@ -761,12 +765,13 @@ cdef class LoopCore:
             self.ready.clear()
             self.timers.clear()
             if forked:
-                pass            # the queues are the parent's
+                ended = True    # the queues are the parent's
             elif self.ring_thread == 0 or self.ring_thread == syscall(SYS_gettid):
                 ended = self.finish_requests()
             else:
                 self.discard_completed()
                 end_fd = self.ring.take_end()
+                ended = True
         finally:
             self.ops.closed = True
             self.flush_list.clear()

@@ -33,6 +33,10 @@ cdef enum:
     CHUNK_SLOTS = 1024
     CHUNKS_MAX = 1024           # about a million requests in flight
     GENERATION_MASK = 0xFFFFFF
+    # The kernel's own numbers, which system calls never return and requests that open or rename do.
+    ERESTARTSYS = 512
+    ENOIOCTLCMD = 515
+    ERESTART_RESTARTBLOCK = 516
 
 
 cdef class OpTable:
@@ -242,6 +246,8 @@ cdef class OpTable:
             return slot.complete(<object>slot.owner, slot.tag, res, cqe.flags)
         if slot.withdrawn:
             res = -ECANCELED
+        elif -ERESTART_RESTARTBLOCK <= res <= -ERESTARTSYS and res != -ENOIOCTLCMD:
+            res = -EINTR        # what a system call would have been begun again for, as after SIGSTOP and SIGCONT: owners do that
         owner = <PyObject *>slot.owner
         complete = slot.complete
         tag = slot.tag

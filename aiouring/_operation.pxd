@@ -41,6 +41,15 @@ cdef class Operation(AwaitableFuture):
     cdef int take(self, PyObject **result) except -1
 
 
+cdef enum:
+    SPARES_MAX = 64
+
+
 # For a kind that many calls use: the operations that are over and that nobody has any more serve again.
-cdef Operation spare_operation(list spares)
-cdef void note_spare(list spares, Operation operation) noexcept
+cdef class Spares:
+    cdef PyObject *operations[SPARES_MAX]   # each holds a reference
+    cdef int count
+
+
+cdef Operation spare_operation(Spares spares)
+cdef void note_spare(Spares spares, Operation operation) noexcept

@@ -18,7 +18,8 @@ again.
 Who owns what: the request's slot holds the operation until the last CQE; the operation holds buffers until then, and its result until it is taken.
 """
 
-from cpython.ref cimport Py_INCREF, PyObject
+cimport cython
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINTR
 from libc.stdint cimport int32_t, uint32_t
 
@@ -46,10 +47,6 @@ cdef extern from "Python.h":
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
-
-cdef enum:
-    SPARES_MAX = 64
-
 
 cdef class Operation(AwaitableFuture):
     """One call that waits for a request on the ring. Await it once."""
@@ -263,19 +260,33 @@ cdef class Operation(AwaitableFuture):
         return 0
 
 
-cdef Operation spare_operation(list spares):
+@cython.final
+cdef class Spares:
+    """Operations that are over and wait for a call to come. No list: one that becomes empty gives its memory back for the next to take."""
+
+    def __dealloc__(self):
+        while self.count:
+            self.count -= 1
+            Py_DECREF(<object>self.operations[self.count])
+
+
+cdef Operation spare_operation(Spares spares):
     """One that serves again, or None. Its fields are as they were when it was noted."""
     cdef Operation operation
-    while spares:
-        operation = <Operation>spares.pop()
+    while spares.count:
+        spares.count -= 1
+        operation = <Operation>spares.operations[spares.count]
+        Py_DECREF(operation)
         if Py_REFCNT(<PyObject *>operation) == 1:
             operation.state = NEW
             return operation
     return None
 
 
-cdef void note_spare(list spares, Operation operation) noexcept:
+cdef void note_spare(Spares spares, Operation operation) noexcept:
     """For taken(). Whether it is free is asked when it is wanted: its caller has it still."""
-    if len(spares) < SPARES_MAX:
+    if spares.count < SPARES_MAX:
         operation.loop = None
-        spares.append(operation)
+        Py_INCREF(operation)
+        spares.operations[spares.count] = <PyObject *>operation
+        spares.count += 1

@@ -42,6 +42,7 @@ cdef class Ring:
     cdef readonly uint32_t setup_flags, features, sq_entries, cq_entries
     cdef readonly uint64_t enters           # io_uring_enter calls so far
     cdef uint32_t fork_generation
+    cdef void *inherited                    # of aiouring_fork.h: what a forked child lets go of
     cdef int enter_fd                       # the registered index, or the fd itself
     cdef uint32_t enter_flags
     cdef uint32_t sq_mask, cq_mask
@@ -106,5 +107,6 @@ cdef class Ring:
     cdef int unregister_buffer(self, int index) noexcept
     cdef int update_buffer(self, uint32_t index, void *memory, size_t size) noexcept nogil
     cdef bint make_buffer_table(self) noexcept
+    cdef void free_queues(self) noexcept
     cpdef bint supports(self, int opcode)
     cpdef close(self)

@@ -36,6 +36,10 @@ from aiouring._errors import RingUnavailable
 cdef extern from "aiouring_fork.h" nogil:
     uint32_t aiouring_fork_generation
     int aiouring_watch_forks()
+    struct aiouring_inherited:
+        pass
+    aiouring_inherited *aiouring_note_ring(int *fd, void *queues, size_t queues_bytes, void *sqes, size_t sqes_bytes)
+    void aiouring_forget_ring(aiouring_inherited *ring)
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *addr, size_t length, int advice)
@@ -224,6 +228,10 @@ cdef class Ring:
             array = <uint32_t *>(base + params.sq_off.array)
             for i in range(params.sq_entries):
                 array[i] = i
+        self.inherited = aiouring_note_ring(&self.fd, self.rings_memory, self.rings_bytes, self.sqes, self.sqes_bytes)
+        if self.inherited == NULL:
+            self.close()
+            raise MemoryError("no memory for a ring")
 
     cdef probe(self):
         cdef io_uring_probe probe
@@ -550,6 +558,15 @@ cdef class Ring:
                 # The kernel frees a ring in the background; files that wait for that would keep their addresses in use.
                 self.register(IORING_UNREGISTER_FILES, NULL, 0)
                 self.file_table_entries = 0
+        self.free_queues()
+        if self.end_fd >= 0:
+            posix_close(self.end_fd)
+            self.end_fd = -1
+
+    cdef void free_queues(self) noexcept:
+        # In a forked child there is no descriptor any more, and the mappings are memory of its own.
+        aiouring_forget_ring(<aiouring_inherited *>self.inherited)
+        self.inherited = NULL
         if self.sqes != NULL:
             munmap(self.sqes, self.sqes_bytes)
             self.sqes = NULL
@@ -563,20 +580,12 @@ cdef class Ring:
         if self.fd >= 0:
             posix_close(self.fd)
             self.fd = -1
-        if self.end_fd >= 0:
-            posix_close(self.end_fd)
-            self.end_fd = -1
 
     def __dealloc__(self):
         PyMem_RawFree(self.free_files)
         if self.end_fd >= 0:
             posix_close(self.end_fd)
-        if self.sqes != NULL:
-            munmap(self.sqes, self.sqes_bytes)
-        if self.rings_memory != NULL:
-            munmap(self.rings_memory, self.rings_bytes)
-        if self.fd >= 0:
-            posix_close(self.fd)
+        self.free_queues()
 
 
 @cython.final

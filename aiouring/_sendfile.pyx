@@ -11,8 +11,8 @@ As asyncio's: the file's own position is not used; when something was sent, it s
 error or a cancellation (which waits for the last CQE, so the position is exact). What cannot be sent like this is reported by
 SendfileNotAvailableError while nothing was sent, and then BaseEventLoop falls back to read() and sock_sendall().
 
-Who owns what: an operation owns its piece of memory from its first request to its last CQE; then the piece waits in a pool for the next operation
-of any loop, as long as there are few.
+Who owns what: an operation owns its piece of memory from its first request to its last CQE; then the piece waits in `free_pieces` for the next
+operation of any loop, as long as there are few.
 """
 
 cimport cython
@@ -37,9 +37,6 @@ cdef extern from "<stdlib.h>" nogil:
 
 cdef enum:
     PIECE_BYTES = 128 * 1024
-    # For a few transfers at a time: fewer turns. More of them than these would not stay in the processor's cache.
-    LARGE_PIECE_BYTES = 512 * 1024
-    LARGE_PIECES_MAX = 4
     # Aligned as the page cache's pages are. The copy of a page to an address that is 1 to 31 bytes further in its own page takes eight times
     # as long on AMD's Zen 3 and 4 ("rep movsb"), and that is just where malloc() puts a large block: 16 bytes behind a page's beginning.
     PIECE_ALIGNMENT = 4096
@@ -47,33 +44,31 @@ cdef enum:
 
 cdef object FILE_OFFSET_MAX = 2**63 - 1
 
-
-# Pieces that wait for the next transfer of any loop. The one that was used last is taken first: it is still in the processor's cache.
-cdef struct piece_pool:
-    char *free_pieces[FREE_PIECES_MAX]
-    int free_count, out_count       # `out`: in use
-
-cdef piece_pool small_pieces, large_pieces
+# The piece that was used last is taken first: it is still in the processor's cache.
+cdef char *free_pieces[FREE_PIECES_MAX]
+cdef int free_piece_count = 0
 
 
-cdef char *take_piece(piece_pool *pool, size_t size) except NULL:
+cdef char *take_piece() except NULL:
+    global free_piece_count
     cdef void *memory = NULL
-    if pool.free_count:
-        pool.free_count -= 1
-        memory = pool.free_pieces[pool.free_count]
-    elif posix_memalign(&memory, PIECE_ALIGNMENT, size) != 0:
+    if free_piece_count:
+        free_piece_count -= 1
+        return free_pieces[free_piece_count]
+    if posix_memalign(&memory, PIECE_ALIGNMENT, PIECE_BYTES) != 0:
         raise MemoryError("no memory for a piece of a file that is sent")
-    pool.out_count += 1
     return <char *>memory
 
 
-cdef void give_piece_back(piece_pool *pool, char *piece) noexcept:
-    pool.out_count -= 1
-    if pool.free_count == FREE_PIECES_MAX:
+cdef void give_piece_back(char *piece) noexcept:
+    global free_piece_count
+    if piece == NULL:
+        return
+    if free_piece_count == FREE_PIECES_MAX:
         free(piece)
         return
-    pool.free_pieces[pool.free_count] = piece
-    pool.free_count += 1
+    free_pieces[free_piece_count] = piece
+    free_piece_count += 1
 
 
 @cython.final
@@ -84,8 +79,6 @@ cdef class Sendfile(SocketOperation):
     cdef int64_t left               # bytes still to read; -1: to the end of the file
     cdef int64_t total_sent
     cdef char *piece                # NULL: nothing was read yet
-    cdef piece_pool *pool           # where it came from
-    cdef uint32_t piece_bytes
     cdef int32_t filled             # bytes of the piece that came from the file, 0: it is free
     cdef int32_t sent               # of them
     cdef bint file_ended
@@ -96,13 +89,7 @@ cdef class Sendfile(SocketOperation):
 
     cdef int start(self) except -1:
         self.attach()
-        if large_pieces.out_count < LARGE_PIECES_MAX and not 0 <= self.left <= PIECE_BYTES:
-            self.pool = &large_pieces
-            self.piece_bytes = LARGE_PIECE_BYTES
-        else:
-            self.pool = &small_pieces
-            self.piece_bytes = PIECE_BYTES
-        self.piece = take_piece(self.pool, self.piece_bytes)
+        self.piece = take_piece()
         return self.submit()
 
     # Begin what comes next, or end: at the start and after each CQE. One request is in flight: with a filled piece its SEND, else its READ.
@@ -122,8 +109,8 @@ cdef class Sendfile(SocketOperation):
 
     cdef int begin_read(self) except -1:
         cdef io_uring_sqe *sqe
-        cdef uint32_t size = self.piece_bytes
-        if 0 <= self.left < size:
+        cdef uint32_t size = PIECE_BYTES
+        if 0 <= self.left < PIECE_BYTES:
             size = <uint32_t>self.left
         sqe = self.loop.ops.begin(self, Sendfile.complete, 0)
         prep_read(sqe, self.file_fd, self.piece, size, <uint64_t>self.offset)
@@ -168,14 +155,12 @@ cdef class Sendfile(SocketOperation):
         return 0
 
     cdef void release(self) noexcept:
-        if self.piece != NULL:
-            give_piece_back(self.pool, self.piece)
-            self.piece = NULL
+        give_piece_back(self.piece)
+        self.piece = NULL
         self.failure = None
 
     def __dealloc__(self):
-        if self.piece != NULL:
-            give_piece_back(self.pool, self.piece)
+        give_piece_back(self.piece)
 
 
 async def sendfile(loop, sock, file, offset, count):

@@ -36,7 +36,7 @@ from aiouring._address cimport (
     to_sockaddr,
 )
 from aiouring._loop cimport LoopCore
-from aiouring._operation cimport Operation, note_spare, spare_operation
+from aiouring._operation cimport Operation, Spares, note_spare, spare_operation
 from aiouring._prep cimport prep_poll_add, prep_recv, prep_recv_buffer, prep_recvmsg, prep_send, prep_sendmsg
 from aiouring._ring cimport BufferRing
 from aiouring._sockconn cimport accept_operation, connect_operation, poll_operation
@@ -72,8 +72,8 @@ cdef enum:
 
 cdef double ROOM_RETRY_SECONDS = 0.001
 
-cdef list spare_receives = []
-cdef list spare_sends = []
+cdef Spares spare_receives = Spares()
+cdef Spares spare_sends = Spares()
 
 
 # -- receiving --------------------------------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ async def write_text(
 
 async def _replace(path: Any, data: bytes) -> None:
     target, found = await file_to_replace(path)
-    temporary, fd = await open_temporary(target, 0o666 if found is None else stat_module.S_IMODE(found.st_mode))
+    temporary, fd = await open_temporary(target, 0o666) if found is None else await open_temporary(target, found.st_mode, replacing=True)
     try:
         await write_all(fd, data, path)
         if found is not None:
@@ -145,8 +145,14 @@ def temporary_name(target: Any, middle: str) -> Any:
     return os.path.join(folder, hidden if isinstance(target, bytes) else os.fsdecode(hidden))
 
 
-async def open_temporary(target: Any, mode: int, flags: int = 0) -> tuple[Any, int]:
-    """A new file beside the target, open for writing: its name and its descriptor."""
+async def open_temporary(target: Any, mode: int, flags: int = 0, *, replacing: bool = False) -> tuple[Any, int]:
+    """A new file beside the target, open for writing: its name and its descriptor.
+
+    replacing: its group may be another one than that of the file which it will replace. What others may not do, the group may not either, until
+    take_over() has given it group and mode.
+    """
+    if replacing:
+        mode &= ~0o070 | (mode & 0o007) << 3
     while True:
         name = temporary_name(target, f"{_numbers.getrandbits(48):012x}")
         try:
@@ -187,12 +193,17 @@ def _take_over(fd: int, made: os.stat_result, mode: int, uid: int, gid: int) -> 
     os.fchmod(fd, mode)  # last: a change of owner takes bits away
 
 
-async def put_in_place(fd: int, name: Any, target: Any, *, durably: bool) -> None:
-    """Close a temporary file that is complete, and rename it to its final name. On an error it is removed."""
+async def put_in_place(fd: int, name: Any, target: Any, *, durably: bool, keep: bool = False) -> None:
+    """Close a temporary file that is complete, and rename it to its final name. On an error it is removed, unless the caller wants to keep it."""
+
+    async def drop(error: BaseException) -> None:
+        if not keep:
+            await drop_file(-1, name, error)
+
     try:
         await close_fd(fd, target)
     except BaseException as error:
-        await drop_file(-1, name, error)
+        await drop(error)
         raise
     try:
         call = _fsop.rename(name, target, None, None)
@@ -201,10 +212,10 @@ async def put_in_place(fd: int, name: Any, target: Any, *, durably: bool) -> Non
         else:
             await call
     except OSError as error:
-        await drop_file(-1, name, error)
+        await drop(error)
         raise OSError(error.errno, error.strerror, target) from None
     except BaseException as error:
-        await drop_file(-1, name, error)
+        await drop(error)
         raise
     if durably:
         await fsync_folder(os.path.dirname(target) or (b"." if isinstance(target, bytes) else "."))

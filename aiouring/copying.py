@@ -66,12 +66,12 @@ async def copyfile(
             dst_direct = direct
             flags = os.O_DIRECT if direct else 0
             try:
-                temporary, dst_fd = await open_temporary(target, before.st_mode, flags)
+                temporary, dst_fd = await open_temporary(target, before.st_mode, flags, replacing=existing is not None)
             except OSError as error:
                 if not direct or error.errno != errno.EINVAL:
                     raise
                 dst_direct = False
-                temporary, dst_fd = await open_temporary(target, before.st_mode)
+                temporary, dst_fd = await open_temporary(target, before.st_mode, replacing=existing is not None)
             try:
                 await copy_contents(
                     src_fd, dst_fd, src=src, dst=dst, size=before.st_size, sparse=is_sparse(before),

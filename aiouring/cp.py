@@ -17,6 +17,7 @@ import shutil
 import signal
 import stat as stat_module
 import sys
+import threading
 import time
 from typing import Any
 
@@ -26,7 +27,7 @@ from aiouring.contents import put_in_place, take_over
 from aiouring.copying import copy_contents, copy_link, is_sparse, source, target_of
 from aiouring.descriptors import fsync_fd, stat_fd, truncate_fd
 from aiouring.display import show
-from aiouring.executor import in_executor
+from aiouring.executor import in_executor, stoppable
 from aiouring.runner import run
 from aiouring.trees import each
 
@@ -84,7 +85,7 @@ class Copy:
             return
         if await in_executor(parts.is_inside, dst, src):
             raise shutil.Error(f"{show(dst)} lies in {show(src)}")
-        files, size = await in_executor(_measure, src)
+        files, size = await stoppable(_measure, src)
         self.shown.begin(size, files)
         await self.folder(src, dst)
 
@@ -117,7 +118,11 @@ class Copy:
             if await in_executor(_same_link, src, dst):
                 return
             temporary = parts.link_name(dst)
-            await copy_link(src, temporary)
+            try:
+                await copy_link(src, temporary)
+            except asyncio.CancelledError:
+                await in_executor(parts.remove, temporary)  # it may have been made
+                raise
             await in_executor(_rename_link, src, temporary, dst)
         except OSError as error:
             self.failed(error.filename or dst, error.strerror)
@@ -157,7 +162,7 @@ class Copy:
             finished = False
             try:
                 await self.fill(src_fd, before, fd, src, dst, part, direct=src_direct or dst_direct)
-                await take_over(fd, before.st_mode, existing)
+                await take_over(fd, _mode_for(before, existing or await stat_fd(fd)), existing)
                 await in_executor(_keep_stats, src_fd, fd, before)
                 finished = True
             except (Changed, Unverified):
@@ -168,7 +173,7 @@ class Copy:
             finally:
                 if not finished:
                     _fdop.close_unawaited(fd)
-            await put_in_place(fd, part, target, durably=self.verify)
+            await put_in_place(fd, part, target, durably=self.verify, keep=True)
             self.kept.remove(part)
             self.files += 1
             self.bytes += before.st_size
@@ -177,7 +182,7 @@ class Copy:
         """Whether an earlier run has copied this file: the same size and time, and with --verify the same bytes."""
         if existing is None or (existing.st_size, existing.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             return False
-        return not self.verify or await in_executor(parts.same_bytes, src, target)
+        return not self.verify or await stoppable(parts.same_bytes, src, target)
 
     async def fill(self, src_fd: int, before: os.stat_result, fd: int, src: str, dst: str, part: str, *, direct: bool) -> None:
         """Make the partial file a complete copy."""
@@ -210,7 +215,7 @@ class Copy:
         if digest is not None:
             await fsync_fd(fd, dst)
             self.shown.checking(src)
-            on_disk = await in_executor(parts.checksum_on_disk, part, fd)
+            on_disk = await stoppable(parts.checksum_on_disk, part, fd)
             if on_disk != digest.hexdigest():
                 raise Unverified(f"what is on the disk (sha256 {on_disk}) is not what was read (sha256 {digest.hexdigest()})")
 
@@ -229,15 +234,21 @@ def _list(folder: str) -> list[tuple[str, str, int]]:
             elif entry.is_dir():
                 entries.append((entry.name, "folder", 0))
             elif entry.is_file():
-                entries.append((entry.name, "file", entry.stat().st_size))
+                try:
+                    size = entry.stat().st_size
+                except OSError:
+                    size = 0  # it has just gone, for example: its own copy tells, and the other entries are copied
+                entries.append((entry.name, "file", size))
             else:
                 entries.append((entry.name, "special", 0))
     return sorted(entries)
 
 
-def _measure(folder: str) -> tuple[int, int]:
+def _measure(stop: threading.Event, folder: str) -> tuple[int, int]:
     files = size = 0
     for top, _, names in os.walk(folder):
+        if stop.is_set():
+            break
         for name in names:
             with contextlib.suppress(OSError):
                 found = os.lstat(os.path.join(top, name))
@@ -248,8 +259,9 @@ def _measure(folder: str) -> tuple[int, int]:
 
 
 def _make_folder(folder: str) -> None:
+    """For its owner alone, until all is in it and it gets its source's mode."""
     try:
-        os.mkdir(folder)
+        os.mkdir(folder, 0o700)
     except FileExistsError:
         if not os.path.isdir(folder):
             raise
@@ -270,6 +282,16 @@ def _rename_link(src: str, temporary: str, dst: str) -> None:
         raise
 
 
+def _mode_for(source: os.stat_result, copy: os.stat_result) -> int:
+    """The source's mode. What ran as its owner or group must not run as somebody else because it was copied."""
+    mode = source.st_mode
+    if source.st_uid != copy.st_uid:
+        mode &= ~stat_module.S_ISUID
+    if source.st_gid != copy.st_gid:
+        mode &= ~stat_module.S_ISGID
+    return mode
+
+
 def _keep_stats(src_fd: int, fd: int, before: os.stat_result) -> None:
     for name in parts.attributes_of(src_fd):
         with contextlib.suppress(OSError):  # as cp: a file system may have none, or not this one
@@ -280,9 +302,8 @@ def _keep_stats(src_fd: int, fd: int, before: os.stat_result) -> None:
 # -- the command -------------------------------------------------------------------------------------------------------------------------------
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m aiouring", description="The commands of aiouring.")
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `cp` to the commands of the package."""
     cp = commands.add_parser("cp", help="copies files and folders", description=DESCRIPTION, epilog=STATUSES)
     cp.add_argument("src", metavar="SRC", help="a file or a folder")
     cp.add_argument("dst", metavar="DST", help="its new name; with a slash at its end: the folder into which it goes")
@@ -290,7 +311,7 @@ def parser() -> argparse.ArgumentParser:
     cp.add_argument("--resume", action="store_true", help="go on with what an earlier copy of the same source left, after comparing it")
     cp.add_argument("--direct", action="store_true", help="bypass the page cache (O_DIRECT) where the file systems allow that")
     cp.add_argument("--quiet", action="store_true", help="no progress and no summary; what goes wrong is told all the same")
-    return made
+    cp.set_defaults(run=main)
 
 
 async def copy(options: argparse.Namespace, shown: display.Display) -> int:
@@ -328,9 +349,8 @@ async def copy(options: argparse.Namespace, shown: display.Display) -> int:
     return work.status
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status."""
-    options = parser().parse_args(arguments)
+def main(options: argparse.Namespace) -> int:
+    """The command, with its arguments. Returns the exit status."""
     shown = display.make(quiet=options.quiet)
     try:
         return run(copy(options, shown), fallback="asyncio")

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import sys
 import time
 from typing import Any
 
 _LINE_EVERY_S = 1.0
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def show(path: Any) -> str:
     """A path for a message: quoted as for a shell where it needs to be, and printable in every encoding."""
-    return shlex.quote(os.fsdecode(path)).encode("utf-8", "backslashreplace").decode()
+    return printable(shlex.quote(os.fsdecode(path))).encode("utf-8", "backslashreplace").decode()
+
+
+def printable(text: str) -> str:
+    """On one line, and without what a terminal would obey: names of files may have line feeds and escape sequences in them."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def size_text(count: float) -> str:
@@ -55,7 +62,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """A message."""
-        say(f"cp: {text}", sys.stderr)
+        say(printable(f"cp: {text}"), sys.stderr)
 
     def summary(self, files: int, size: int, skipped: int, seconds: float, *, verified: bool) -> None:
         """What was done."""
@@ -128,7 +135,7 @@ class Bar(Plain):
         self.progress.stop()
 
     def note(self, text: str) -> None:
-        self.progress.console.print(f"cp: {text}", markup=False, highlight=False, soft_wrap=True)
+        self.progress.console.print(printable(f"cp: {text}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def make(*, quiet: bool) -> Display:

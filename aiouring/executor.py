@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import threading
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +35,21 @@ async def descriptor_in_executor(function: Callable[P, int], /, *args: P.args, *
     return await _run(functools.partial(function, *args, **kwargs), os.close)
 
 
+async def stoppable(function: Callable[Concatenate[threading.Event, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """in_executor() for what takes long: `function(stop, *args, **kwargs)` looks at `stop` now and then, and returns early where it is set.
+
+    What it returns then is dropped, because the call was cancelled.
+    """
+    stop = threading.Event()
+    task = asyncio.ensure_future(in_executor(function, stop, *args, **kwargs))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await uninterrupted(task)
+        raise
+
+
 async def _run(call: Callable[[], T], drop: Callable[[T], None] | None) -> T:
     future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(None, call)
     try:
@@ -44,6 +60,16 @@ async def _run(call: Callable[[], T], drop: Callable[[T], None] | None) -> T:
             if drop is not None and not future.cancelled() and future.exception() is None:
                 drop(future.result())
         raise
+    except GeneratorExit:
+        # The coroutine is closed, and may not wait.
+        if drop is not None:
+            future.add_done_callback(functools.partial(_drop, drop))
+        raise
+
+
+def _drop(drop: Callable[[T], None], future: asyncio.Future[T]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        drop(future.result())
 
 
 async def uninterrupted(future: asyncio.Future[T]) -> None:

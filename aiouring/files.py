@@ -1,6 +1,7 @@
 """aiouring.open(): its arguments, and the way from a path to a file.
 
 Used by user code; `aiouring` exports open(). Calls `_fileop`, `_file` and `_textfile`, which do what runs per call; here is what runs once per file.
+Calls `executor` for openers, and `threadfiles` on other loops.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aiouring._file import BinaryFile, RawFile, binary_file
 from aiouring._fileop import open_descriptor
 from aiouring._loop import LoopCore
 from aiouring._textfile import TextFile, text_file
+from aiouring.executor import descriptor_in_executor, uninterrupted
 from aiouring.threadfiles import open_in_thread
 
 if TYPE_CHECKING:
@@ -247,10 +249,10 @@ async def _open_binary(
         encoded = os.fsencode(path)
         if b"\0" in encoded:
             raise ValueError("embedded null byte")
-        fd = await open_descriptor(loop, encoded, path, mode.flags, NEW_FILE_MODE)
         kinds += "p"
+        fd = await open_descriptor(loop, encoded, path, mode.flags, NEW_FILE_MODE)
     else:
-        fd = await _call_opener(loop, opener, path, mode.flags)
+        fd = await _call_opener(opener, path, mode.flags)
     try:
         file = binary_file(loop, fd, path, kinds, buffering)
     except BaseException:
@@ -269,39 +271,45 @@ async def _with_writer(
     So it is opened once more, in a worker of the kernel, which waits. What was opened first tells of a writer that has come and gone meanwhile, for
     whom the second would wait in vain.
     """
+    fd = file.fileno()
     waiting = asyncio.ensure_future(open_descriptor(loop, os.fsencode(path), path, mode.flags, NEW_FILE_MODE, True))
     written = loop.create_future()
-    fd = file.fileno()
-    loop.add_reader(fd, lambda: written.done() or written.set_result(None))
     try:
-        await asyncio.wait({waiting, written}, return_when=asyncio.FIRST_COMPLETED)
-        if written.done() and not waiting.done():
-            waiting.cancel()
-            await asyncio.wait({waiting})
-            if waiting.cancelled():
-                return file
+        loop.add_reader(fd, lambda: written.done() or written.set_result(None))
+        try:
+            await asyncio.wait({waiting, written}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                waiting.cancel()
+                await asyncio.wait({waiting})
+                if waiting.cancelled():
+                    return file
+        finally:
+            loop.remove_reader(fd)
         second = binary_file(loop, waiting.result(), path, kinds, buffering)
-    except BaseException:
+    except BaseException as exc:
         waiting.cancel()
-        await asyncio.wait({waiting})
-        if not waiting.cancelled() and waiting.exception() is None:
+        # Where the coroutine is closed nobody can wait: its loop has gone, as a rule, and has closed what was opened.
+        if not isinstance(exc, GeneratorExit):
+            await uninterrupted(waiting)
+        if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
             os.close(waiting.result())
-        await file.close()
+        os.close(file._detach())
         raise
-    finally:
-        loop.remove_reader(fd)
-    await file.close()
+    os.close(file._detach())
     return second
 
 
-async def _call_opener(loop: asyncio.AbstractEventLoop, opener: Opener, path: str | bytes, flags: int) -> int:
-    fd = await loop.run_in_executor(None, opener, path, flags)
-    if not isinstance(fd, int):
-        raise TypeError("expected integer from opener")
-    if fd < 0:
-        raise ValueError(f"opener returned {fd}")
-    os.set_inheritable(fd, False)
-    return fd
+async def _call_opener(opener: Opener, path: str | bytes, flags: int) -> int:
+    def call() -> int:
+        fd = opener(path, flags)
+        if not isinstance(fd, int):
+            raise TypeError("expected integer from opener")
+        if fd < 0:
+            raise ValueError(f"opener returned {fd}")
+        os.set_inheritable(fd, False)
+        return fd
+
+    return await descriptor_in_executor(call)
 
 
 @functools.lru_cache(maxsize=64)

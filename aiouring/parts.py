@@ -17,6 +17,7 @@ import mmap
 import os
 import secrets
 import stat as stat_module
+import threading
 from typing import Any
 
 from aiouring import _fdop
@@ -73,21 +74,30 @@ def others(target: str, part: str) -> list[str]:
 
 async def open_part(part: str, mode: int, direct: bool) -> tuple[int, bool]:
     """Open the partial file, made if it is not there, and lock it. Returns the descriptor and whether it is open with O_DIRECT."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_NOFOLLOW
+    made = True
     while True:
-        if direct:
-            try:
-                fd = await open_fd(part, flags | os.O_DIRECT, mode & 0o777 | 0o200)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                direct = False
-                continue
-        else:
-            fd = await open_fd(part, flags, mode & 0o777 | 0o200)
+        try:
+            # Made by us, it is ours whoever it belongs to: some mounted file systems give all files to one user.
+            fd = await open_fd(part, flags | (os.O_DIRECT if direct else 0) | (os.O_CREAT | os.O_EXCL if made else 0), mode & 0o777 | 0o200)
+        except FileExistsError:
+            made = False
+            continue
+        except FileNotFoundError:
+            if made:
+                raise
+            made = True  # it was just renamed or removed
+            continue
+        except OSError as error:
+            if not direct or error.errno != errno.EINVAL:
+                raise
+            direct = False
+            if made:
+                await in_executor(remove, part)  # a file system that refuses O_DIRECT has made the file before
+            continue
         try:
             found = await stat_fd(fd)
-            if not stat_module.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+            if not stat_module.S_ISREG(found.st_mode) or not (made or found.st_uid == os.geteuid()) or found.st_nlink > 1:
                 raise Taken(f"{part} is in the way, and no partial copy of ours")
             if await in_executor(_lock, fd, part):
                 return fd, direct
@@ -161,22 +171,23 @@ def _first_difference(first: memoryview, second: memoryview, end: int) -> int:
     return end
 
 
-def same_bytes(first: str, second: str) -> bool:
-    """Whether two files have the same contents."""
+def same_bytes(stop: threading.Event, first: str, second: str) -> bool:
+    """Whether two files have the same contents. False where it is stopped."""
     buffers = _buffer(), _buffer()
     with open(first, "rb", buffering=0) as one, open(second, "rb", buffering=0) as other:
         offset = 0
-        while True:
+        while not stop.is_set():
             pieces = _read(one.fileno(), buffers[0], offset, _PIECE_BYTES), _read(other.fileno(), buffers[1], offset, _PIECE_BYTES)
             if pieces[0] != pieces[1]:
                 return False
             if not pieces[0]:
                 return True
             offset += len(pieces[0])
+    return False
 
 
-def checksum_on_disk(part: str, part_fd: int) -> str:
-    """The SHA-256 of what the disk has, not of what the page cache has. The file was fsynced."""
+def checksum_on_disk(stop: threading.Event, part: str, part_fd: int) -> str:
+    """The SHA-256 of what the disk has, not of what the page cache has. The file was fsynced. Where it is stopped, that of a part."""
     os.posix_fadvise(part_fd, 0, 0, os.POSIX_FADV_DONTNEED)
     try:
         fd = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECT)
@@ -188,7 +199,7 @@ def checksum_on_disk(part: str, part_fd: int) -> str:
         digest = hashlib.sha256()
         buffer = _buffer()
         offset = 0
-        while piece := _read(fd, buffer, offset, _PIECE_BYTES):
+        while not stop.is_set() and (piece := _read(fd, buffer, offset, _PIECE_BYTES)):
             digest.update(piece)
             offset += len(piece)
         return digest.hexdigest()

@@ -71,7 +71,11 @@ def _list_tree_folder(folder: Any, symlinks: bool) -> list[_Entry]:
             if entry.is_dir():
                 entries.append(_Entry(entry.name, "folder"))
             elif entry.is_file():
-                entries.append(_Entry(entry.name, "file", entry.stat().st_size))
+                try:
+                    size = entry.stat().st_size
+                except OSError:
+                    size = 0  # it has just gone, for example: its own copy tells, and the other entries are copied
+                entries.append(_Entry(entry.name, "file", size))
             else:
                 entries.append(_Entry(entry.name, "special"))
     return entries

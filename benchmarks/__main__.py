@@ -1,13 +1,15 @@
 """The command line of the suite: `python -m benchmarks`, what `make bench` runs. Chooses rows and contestants, runs them, reports.
 
---only PART,PART      rows in whose name, or at whose group's beginning, is a part    --list  only names them
+--only PART,PART      rows in whose name, or at whose group's beginning, is a part    --list  only names them, with who takes part and the goals
 --against NAME,NAME   these peers alone (the floors and ours always take part); "none" for no peer
 --build NAME=PATH     another checkout of aiouring, built, as a contestant; may be given more than once
 --rounds N, --seconds FACTOR   how often, and the rows' windows scaled
 --quick               (QUICK=1 make bench) short windows, fewer rounds, uvloop alone of the loops and no epoll; it says what it shortens
 --details             rates, latencies and how busy the cores were, too
---json FILE           where all samples go;  --charts FOLDER  one SVG for each group of rows
---document            charts into docs/charts and the table into docs/performance.md; a whole run with nothing restricted does that anyway
+--json FILE           where all samples go: else .cache/results/bench.json, or bench-part.json of a run that anything above restricts
+--charts FOLDER       one SVG for each group of rows
+--document            charts into docs/charts and the table into docs/performance.md; a whole run with nothing restricted does that anyway.
+                      Not with --only, which would lose the other rows: "python -m benchmarks.document WHOLE PART" joins two JSON files
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from benchmarks.measure import Timing
 from benchmarks.processes import Cores, Failed
 from benchmarks.rounds import RowResult, of_row, run_row
 
+RESULTS = contestants.ROOT / ".cache" / "results"
+
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,7 +37,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, metavar="FACTOR")
     parser.add_argument("--quick", action="store_true", default=os.environ.get("QUICK", "") not in ("", "0"))
-    parser.add_argument("--json", type=Path, default=contestants.ROOT / ".cache" / "results" / "bench.json", metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--details", action="store_true")
     parser.add_argument("--charts", type=Path, metavar="FOLDER")
     parser.add_argument("--document", action="store_true")
@@ -50,6 +54,24 @@ def parse_builds(texts: list[str]) -> dict[str, Path]:
             raise SystemExit(f"--build {text}: the name {name!r} is taken")
         builds[name] = Path(path).resolve()
     return builds
+
+
+def is_restricted(options: argparse.Namespace) -> bool:
+    """Whether the results are a part of a full run's, or doubtful: they must not take its place."""
+    return bool(options.only or options.quick or options.against is not None or options.build or options.rounds or options.seconds)
+
+
+def json_path(options: argparse.Namespace) -> Path:
+    given: Path | None = options.json
+    return given or RESULTS / ("bench-part.json" if is_restricted(options) else "bench.json")
+
+
+def list_text(row: rows.Row) -> str:
+    """A line of --list: the row, who takes part beside ours, and what is wanted."""
+    loops = contestants.PEERS if row.loops is None else row.loops
+    floor = ("floor",) if row.floor else ()
+    goals = "; ".join(goal.sentence for goal in row.goals) or "no goal"
+    return f"{row.name:<24} {row.title} | against {', '.join((*floor, *loops, *row.extra_peers)) or 'nobody'} | {goals}"
 
 
 def run_rows(
@@ -89,8 +111,10 @@ def main(arguments: list[str]) -> int:
         raise SystemExit(f"--only {options.only}: no row has that in its name; --list names them")
     if options.list:
         for row in chosen:
-            print(f"{row.name:<24} {row.title}")
+            print(list_text(row))
         return 0
+    if options.document and options.only:
+        raise SystemExit('--document with --only would lose the other rows: "python -m benchmarks.document WHOLE PART" joins two JSON files')
     builds = parse_builds(options.build)
     against = None if options.against is None else [name for name in options.against.split(",") if name and name != "none"]
     known = [*contestants.PEERS, *dict.fromkeys(name for row in rows.ROWS for name in row.extra_peers)]
@@ -117,11 +141,11 @@ def main(arguments: list[str]) -> int:
     about["duration_s"] = round(time.monotonic() - begin_s, 1)
     report.print_tables(results, list(builds), options.details)
     found = report.as_json(results, taking_part, about)
-    report.write_json(options.json, found)
+    path = json_path(options)
+    report.write_json(path, found)
     print(", ".join(f"{one.name} {one.version}" for one in taking_part if one.version))
-    print(f"{report.about_text(about)}\nall figures: {options.json}")
-    restricted = options.only or options.quick or options.against is not None or builds or options.rounds or options.seconds
-    if options.document or not restricted:
+    print(f"{report.about_text(about)}\nall figures: {path}")
+    if options.document or not is_restricted(options):
         document.write(found)
         print(f"written: {document.PERFORMANCE} and {document.CHARTS}/")
     if options.charts:

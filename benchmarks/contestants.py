@@ -17,6 +17,8 @@ CERTIFICATE = ROOT / ".cache" / "bench" / "certificate.pem"  # the key stands in
 APPS = ROOT / "benchmarks" / "apps"
 OURS = "ours"
 FLOORS = ("floor", "epoll")
+# A peer of rows that give ours an option: ours without it.
+WITHOUT_OPTION = "aiouring without it"
 
 # Loops on Python that are not ours, in the table's order; asyncio and uvloop have columns of their own, the others share one.
 PEERS = ("asyncio", "uvloop", "rloop", "blazio", "loopmini")
@@ -55,7 +57,7 @@ class Contestant:
 
     def command(self, app_file: str, *arguments: str, option: str = "") -> list[str]:
         """What starts an app of apps/ on this loop. `option` is given to new_event_loop of aiouring."""
-        module = f"{self.module}?{option}" if option and self.is_aiouring else self.module
+        module = f"{self.module}?{option}" if option and self.is_aiouring and self.name != WITHOUT_OPTION else self.module
         return [self.python, str(APPS / app_file), module, *arguments]
 
     def full_environment(self) -> dict[str, str]:

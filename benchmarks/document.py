@@ -1,6 +1,7 @@
 """Writes a run's results into the documents: charts into docs/charts, the tables between two marks in docs/performance.md.
 
-Called by __main__.py after a whole run; `python -m benchmarks.document [FILE]` does it again from the JSON of an earlier one.
+Called by __main__.py after a whole run; `python -m benchmarks.document [FILE [PART ...]]` does it again from the JSON of an earlier one. The rows of
+each PART, which is the JSON of a restricted run, take the place of the same rows before.
 """
 
 from __future__ import annotations
@@ -33,9 +34,14 @@ def section(found: dict[str, Any], chart_files: dict[str, Path]) -> str:
     """What stands between the marks, from what report.as_json gave."""
     results = report.results_of_json(found)
     notes = report.Notes()
-    main = table(*report.main_table(results, [], notes))
+    tables = report.tables(results, [], notes)
     versions = ", ".join(f"{name} {one['version']}" for name, one in found["contestants"].items() if one["version"])
-    parts = [report.about_text(found["about"]) + ".", f"Contestants: {versions}.", main]
+    parts = [report.about_text(found["about"]) + ".", f"Contestants: {versions}."]
+    for part in found.get("parts", []):
+        parts.append(f"Rows of another run ({', '.join(part['rows'])}): {report.about_text(part['about'])}.")
+    for title, heads, rows in tables:
+        parts += [f"### {title[:1].upper()}{title[1:]}"] if title else []
+        parts.append(table(heads, rows))
     if notes.sentences:
         parts.append("\n".join(f"- [{number}] {sentence}" for number, sentence in enumerate(notes.sentences, 1)))
     parts += [f"![{group}](charts/{file.name})" for group, file in chart_files.items()]
@@ -60,6 +66,6 @@ def write(found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / ".cache" / "results" / "bench.json"
-    write(json.loads(file.read_text()))
+    files = [Path(argument) for argument in sys.argv[1:]] or [ROOT / ".cache" / "results" / "bench.json"]
+    write(report.merged(*(json.loads(file.read_text()) for file in files)))
     print(f"written: {PERFORMANCE} and {CHARTS}/")

@@ -98,8 +98,8 @@ def relay(contestant: Contestant, cores: Cores, target: int) -> Iterator[Started
             configuration = Path(folder, "haproxy.cfg")
             configuration.write_text(_HAPROXY.format(port=port, target=target))
             command = [_installed("haproxy"), "-db", "-q", "-f", str(configuration)]
-        elif contestant.is_aiouring:
-            command = [contestant.python, "-m", "examples.tcp_proxy", f"127.0.0.1:{target}", "--port", str(port)]
+        elif contestant.module:
+            command = contestant.command("relay.py", str(port), str(target))
         else:
             raise Failed("this row has no program for it")
         with started(command, cores.server, _environment(contestant), port) as found:

@@ -115,6 +115,47 @@ def main_table(results: Sequence[RowResult], builds: Sequence[str], notes: Notes
     return heads, rows
 
 
+def tables(results: Sequence[RowResult], builds: Sequence[str], notes: Notes) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The main table of the rows that loops take part in, then one for each group of rows that compare programs or libraries of other kinds:
+    each with its title ("" for the first), heads and rows."""
+    found = []
+    loops = [result for result in results if result.row.loops != ()]
+    if loops:
+        found.append(("", *main_table(loops, builds, notes)))
+    groups = dict.fromkeys(result.row.group for result in results if result.row.loops == ())
+    for group in groups:
+        found.append((group, *programs_table([one for one in results if one.row.loops == () and one.row.group == group], builds, notes)))
+    return found
+
+
+def programs_table(results: Sequence[RowResult], builds: Sequence[str], notes: Notes) -> tuple[list[str], list[list[str]]]:
+    """Rows of one group in which programs or libraries take part: each of those has a column. A row that lacks one has a dash there."""
+    peers = list(dict.fromkeys(name for result in results for name in result.peers))
+    has_floor = any(result.row.floor for result in results)
+    heads = ["row", "figure", *(["floor"] if has_floor else []), *peers, "ours"]
+    if has_floor:
+        heads.append("ours / floor")
+    for build in builds:
+        heads += [build, f"{build} / ours"]
+    heads.append("goal")
+    rows = []
+    for result in results:
+        metric = result.row.main
+
+        def figure(name: str, result: RowResult = result, metric: str = metric) -> str:
+            return cell(result, name, metric, notes) if name in result.samples else NOTHING
+
+        floor = [figure("floor") if result.row.floor else NOTHING] if has_floor else []
+        cells = [result.row.title, figure_text(result.row), *floor, *map(figure, peers), cell(result, OURS, metric, notes)]
+        if has_floor:
+            cells.append(ratio_text(result.ratio(OURS, "floor")))
+        for build in builds:
+            cells += [cell(result, build, metric, notes), ratio_text(result.ratio(build, OURS))]
+        cells.append(goal_text(result))
+        rows.append(cells)
+    return heads, rows
+
+
 def detail_table(results: Sequence[RowResult]) -> tuple[list[str], list[list[str]]]:
     """Rates, latencies and how busy the two cores were, one line a row and contestant."""
     heads = ["row", "contestant", "CPU µs", "rate /s", "p50 µs", "p99 µs", "server busy", "load busy"]
@@ -198,6 +239,22 @@ def results_of_json(found: dict[str, Any]) -> list[RowResult]:
     return [RowResult(rows[one["name"]], one["samples"], one["reasons"]) for one in found["rows"] if one["name"] in rows]
 
 
+def merged(whole: dict[str, Any], *parts: dict[str, Any]) -> dict[str, Any]:
+    """One finding of several: the rows of each part stand in the place of the same rows before. What the parts say about the machine and the run
+    is kept, for the rows that are theirs."""
+    rows = {row["name"]: row for row in whole["rows"]}
+    about = list(whole.get("parts", []))
+    people = dict(whole["contestants"])
+    for part in parts:
+        mine = {row["name"]: row for row in part["rows"]}
+        about = [one | {"rows": [name for name in one["rows"] if name not in mine]} for one in about]
+        about = [one for one in about if one["rows"]] + [{"about": part["about"], "rows": list(mine)}]
+        rows |= mine
+        people = part["contestants"] | people  # what the whole says of them is of more rows
+    order = {row.name: place for place, row in enumerate(ROWS)}
+    return whole | {"rows": sorted(rows.values(), key=lambda row: order.get(row["name"], len(order))), "contestants": people, "parts": about}
+
+
 def write_json(path: Path, found: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
@@ -212,10 +269,10 @@ def print_tables(results: Sequence[RowResult], builds: Sequence[str], details: b
     if not console.is_terminal:
         console = Console(width=240)  # a file or a pipe has no width that a table should bow to
     notes = Notes()
-    tables = [("", *main_table(results, builds, notes))]
+    shown = tables(results, builds, notes)
     if details:
-        tables.append(("rates, latencies, cores", *detail_table(results)))
-    for title, heads, rows in tables:
+        shown.append(("rates, latencies, cores", *detail_table(results)))
+    for title, heads, rows in shown:
         table = Table(title=title or None, box=box.SIMPLE_HEAD, pad_edge=False)
         for index, head in enumerate(heads):
             table.add_column(head, justify="left" if index == 0 or head in ("figure", "goal", "contestant") else "right")

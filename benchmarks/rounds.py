@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks import measure
-from benchmarks.contestants import OURS, PEERS, Contestant
+from benchmarks.contestants import OURS, PEERS, WITHOUT_OPTION, Contestant, ours
 from benchmarks.figures import METRICS, Sample, Spread, ratio, spread
 from benchmarks.processes import Cores, Failed
 from benchmarks.rows import Row
@@ -56,7 +56,11 @@ Progress = Callable[[Row, Contestant, int], None]
 
 def of_row(row: Row, contestants: Sequence[Contestant], against: Sequence[str] | None = None) -> list[Contestant]:
     """Those that take part in this row: not every row has all loops, and some have programs of other kinds, which come after the floors."""
-    own = [Contestant(name, python=sys.executable) for name in row.extra_peers if against is None or name in against]
+    own = [
+        ours(sys.executable, name) if name == WITHOUT_OPTION else Contestant(name, python=sys.executable)
+        for name in row.extra_peers
+        if against is None or name in against or name == WITHOUT_OPTION
+    ]
     mine = [one for one in contestants if one.name not in (*PEERS, "epoll") or row.loops is None or one.name in row.loops]
     return [one for one in mine if one.is_floor] + own + [one for one in mine if not one.is_floor]
 

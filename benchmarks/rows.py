@@ -76,6 +76,8 @@ def _echo(
     transport: str = "tcp",
     loops: tuple[str, ...] | None = None,
     rounds_max: int = 5,
+    extra_peers: tuple[str, ...] = (),
+    our_option: str = "",
 ) -> Row:
     in_flight = size * connections
     return Row(
@@ -90,6 +92,8 @@ def _echo(
         loops=loops,
         rounds_max=rounds_max,
         goals=goals,
+        extra_peers=extra_peers,
+        our_option=our_option,
         # Several answers of every connection shall fit into the window, and the first ones into the warm-up.
         seconds=1.0 if in_flight < 64 << 20 else 1.5 if in_flight < 512 << 20 else 3.0,
         warmup=0.2 if in_flight < 64 << 20 else 0.5 if in_flight < 512 << 20 else 1.5,
@@ -221,6 +225,20 @@ def _static(size: int, rate_of_nginx: float) -> Row:
     )
 
 
+def _relay(size: int) -> Row:
+    return Row(
+        name=f"relay-{_size(size).replace(' ', '')}",
+        title=f"TCP relay {_size(size)} × 50: haproxy, protocols on uvloop, aiouring.relay",
+        group="loop hook",
+        kind="relay",
+        app="",
+        load=("load", "--size", str(size), "--connections", "50"),
+        loops=("uvloop",),
+        extra_peers=("haproxy",),
+        goals=(Goal("uvloop", "rate", 1.6), Goal("haproxy", "rate", 1.2)),
+    )
+
+
 def _file(
     name: str,
     title: str,
@@ -261,7 +279,7 @@ def _random_reads(depth: int, cpu_us_max: float) -> Row:
         f"file-depth-{depth}",
         f"4 KiB random reads of a cached file, {depth} at a time",
         "random",
-        ("aiofiles", "aiofile", "anyio", "executor"),
+        ("aiofiles", "caio", "aiofile", "anyio", "executor"),
         (Goal("", "cpu_us", cpu_us_max), Goal("aiofiles", "cpu_rate", 10)),
         per="read",
         depth=depth,
@@ -437,15 +455,29 @@ ROWS: list[Row] = [
     _web("aiohttp", "aiohttp plaintext"),
     _static(10 << 10, 0.6),
     _static(1 << 20, 0.9),
-    Row(
-        name="relay",
-        title="TCP relay 1 KiB × 50: haproxy, examples/tcp_proxy",
-        group="files and relays",
-        kind="relay",
-        app="",
-        load=("load", "--size", "1024", "--connections", "50"),
+    _relay(1024),
+    _relay(64 << 10),
+    _echo(
+        "hook-echo",
+        "TCP echo 1 KiB × 50 in the loop hook",
+        "hook-echo",
+        size=1024,
+        connections=50,
+        group="loop hook",
+        goals=(Goal("floor", "cpu_us", 1.05),),
         loops=(),
-        extra_peers=("haproxy",),
+    ),
+    _echo(
+        "hook-wake",
+        "TCP echo 1 KiB × 50, Protocol: ours with a hook that leaves all to Python",
+        "protocol",
+        size=1024,
+        connections=50,
+        group="loop hook",
+        goals=(Goal("aiouring without it", "cpu_us", 1.02),),
+        loops=(),
+        extra_peers=("aiouring without it",),
+        our_option="hook=wake",
     ),
     *_FILES,
 ]

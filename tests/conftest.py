@@ -43,9 +43,10 @@ def takes_hooks() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out, rather than skips, the tests of the kernel engine where there is no kernel for it: `make test-vm` runs them."""
+    """Leaves out, rather than skips, the tests of the kernel engine where there is no kernel for it: `make test-vm` runs them, and looks for them
+    by --collect-only on the host."""
     hooks = [item for item in items if item.get_closest_marker("kernel_hook")]
-    if hooks and not takes_hooks():
+    if hooks and not config.option.collectonly and not takes_hooks():
         config.hook.pytest_deselected(items=hooks)
         items[:] = [item for item in items if not item.get_closest_marker("kernel_hook")]
 

@@ -1,8 +1,8 @@
 """The part of the package's build that has to do with BPF: called by setup.py, which stays as plain as for any Cython package.
 
 Before the extensions are built it puts the headers of hook programs and libbpf's headers for BPF code into `aiouring/bpf/include`, compiles
-`bpf_progs/*.bpf.c` into `aiouring/bpf/objects`, and gives the extension `aiouring.bpf._libbpf` its archives. Both folders are made here and ignored by git. A
-machine without clang or without a libbpf builds all the same, and the build says what is left out.
+`bpf_progs/*.bpf.c` into `aiouring/bpf/objects`, and gives the extension `aiouring.bpf._libbpf` its archives. Both folders are made here and ignored
+by git. A machine without clang or without a libbpf builds all the same, and the build says what is left out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from types import ModuleType
 
+from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
@@ -75,8 +76,10 @@ def compile_programs() -> None:
             raise SystemExit(f"bpf: {error}") from error
 
 
-class BuildExtensions(build_ext):
+class BuildExtensions(build_ext):  # type: ignore[misc]
     """build_ext, with libbpf looked for first."""
+
+    extensions: list[Extension]
 
     def run(self) -> None:
         folder = Path(self.build_temp) / "libbpf"
@@ -97,7 +100,7 @@ class BuildExtensions(build_ext):
         super().run()
 
 
-class BuildPython(build_py):
+class BuildPython(build_py):  # type: ignore[misc]
     """build_py, after build_ext: it copies what that makes beside the extensions."""
 
     def run(self) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 LEFT_OUT_FOLDERS = {".git", ".venv", ".cache", "build", "dist", "__pycache__"}
+# Inside the package, what the build copies or compiles for hook programs.
+BUILT_FOLDERS = {"aiouring/bpf/include", "aiouring/bpf/objects"}
 BUILT_SUFFIXES = {".so", ".o", ".pyc"}
 
 
@@ -28,6 +30,7 @@ def sources(folder: Path) -> Iterator[Path]:
     """Every source below `folder`, relative to it."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in LEFT_OUT_FOLDERS and not name.endswith((".egg-info", "_cache"))]
+        folders[:] = [name for name in folders if str(Path(parent, name).relative_to(folder)) not in BUILT_FOLDERS]
         for name in files:
             path = Path(parent, name)
             if not is_built(path) and path.is_file():

@@ -2,8 +2,8 @@
 
 The kernel engine needs libbpf 1.4.6 or newer (older ones ignore `.struct_ops.link`), as an archive, with libelf and what that needs: the module
 must run where none of them is installed. First comes the machine's own, by pkg-config. Where that is older or absent, as on Debian 12, Debian's
-package from the release's backports, or of a later release, is downloaded from the mirror that apt uses already and unpacked into a folder of the build;
-nothing is installed, and apt's own state is left alone. Each candidate must link, since an archive that was built for programs alone may not.
+package from the release's backports, or of a later release, is downloaded from the mirror that apt uses already and unpacked into a folder of the
+build; nothing is installed, and apt's own state is left alone. Each candidate must link, since an archive that was built for programs alone may not.
 It needs nothing but Python's standard library.
 """
 
@@ -178,7 +178,7 @@ def candidates_from_debian(folder: Path) -> list[tuple[Path, str, str]]:
 
 
 def find_libbpf(folder: Path) -> Libbpf:
-    """A libbpf that links. What has to be downloaded is kept in `folder`, where the next build finds it. Raises Unavailable, which gives all reasons."""
+    """A libbpf that links. What has to be downloaded is kept in `folder`, where the next build finds it. Raises Unavailable with all reasons."""
     reasons = []
 
     def links(found: Libbpf) -> bool:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the whole of the unit tests twice: once under Python's debug allocator and -X dev, once with the extension modules built
-# with the address sanitizer. Called by `make test-asan` as `test-asan.sh RESULTS_PREFIX [PYTEST_ARGUMENT...]`.
+# Runs the whole of the unit tests twice, side by side, since each keeps one core busy: under Python's debug allocator and -X dev, and with the
+# extension modules built with the address sanitizer. Called by `make test-asan` as `test-asan.sh RESULTS_PREFIX [PYTEST_ARGUMENT...]`.
 #
 # The sanitizer's build lives in a copy of the checkout, so that neither build ever sees the other's extension modules, and its
 # tests run in that copy: every child that a test starts imports the sanitized modules too.
@@ -14,8 +14,10 @@ copy=$PWD/.cache/asan/checkout
 reports=$PWD/.cache/asan/reports
 status=0
 
-echo "test-asan: the unit tests with PYTHONMALLOC=debug and -X dev"
-PYTHONMALLOC=debug "$python" -X dev -m pytest tests/unit --junitxml="$results-debug.xml" --timeout=300 "$@" || status=1
+echo "test-asan: the unit tests with PYTHONMALLOC=debug and -X dev, whose output comes at the end"
+PYTHONMALLOC=debug "$python" -X dev -m pytest tests/unit --junitxml="$results-debug.xml" --timeout=300 -o cache_dir=.cache/pytest-debug "$@" >"$results-debug.log" 2>&1 &
+debug_run=$!
+trap 'kill "$debug_run" 2>/dev/null || true' EXIT
 
 runtime=$(gcc -print-file-name=libasan.so)
 [ "$runtime" != libasan.so ] || { echo "test-asan: gcc has no libasan; Debian's package libgcc-N-dev brings it" >&2; exit 1; }
@@ -62,5 +64,10 @@ echo "test-asan: the unit tests with the address sanitizer"
     cd "$copy"
     under_sanitizer $detect_leaks "$reports" "$python" -m pytest tests/unit --junitxml="$results-address.xml" --timeout=600 "$@"
 ) || status=1
+debug_status=0
+wait "$debug_run" || debug_status=$?
+trap - EXIT
+sed 's/^/debug allocator: /' "$results-debug.log"
+[ "$debug_status" -eq 0 ] || status=1
 env --unset=PYTHONMALLOC --unset=PYTHONPATH "$python" tools/asan_reports.py "$reports" || status=1
 exit $status

@@ -13,9 +13,10 @@ __all__ = ["Hook", "HookError", "HookRefused", "discard", "echo", "kernel_suppor
 
 try:
     from aiouring.bpf._libbpf import Map, Object
+    from aiouring.bpf.privileged import load_for_others
 except ImportError as error:
     # Where the module is there but cannot be loaded, that is a fault of this installation. A package's missing module has no path.
     if error.path is not None and error.path.endswith(".so"):
         raise
 else:
-    __all__ += ["Map", "Object"]
+    __all__ += ["Map", "Object", "load_for_others"]

@@ -1,8 +1,10 @@
 """Hook programs in the kernel, by libbpf. The classes' docstrings are in _libbpf.pyx."""
 
 import os
-from collections.abc import Buffer, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Self
+
+from typing_extensions import Buffer
 
 class Memory:
     @property

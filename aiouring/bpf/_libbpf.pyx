@@ -4,16 +4,18 @@ Used by `aiouring.bpf`; calls libbpf (linked statically) and nothing of the loop
 says so.
 
 An Object goes through the states open → loaded → closed. Attaching is a state of its own: the kernel's struct_ops map gets its value once
-(`register`), with the number of the ring's descriptor in it, and a link on that map is the attachment. Who makes the link needs no privileges; the number is
-looked up then, in the table of descriptors of the process that attaches. So a privileged process can load for another one, which adopts the maps.
+(`register`), with the number of the ring's descriptor in it, and a link on that map is the attachment. Who makes the link needs no privileges;
+the number is looked up then, in the table of descriptors of the process that attaches. So a privileged process can load for another one, which
+adopts the maps.
 
 Who owns what: a Handle owns libbpf's object, with its maps' and programs' descriptors; Object and Map hold the handle. A Memory owns one mapping of a
-map's contents, whose pages stay as long as a memoryview of it does, whatever is closed before. An arena is mapped by libbpf, so its Memory holds the handle.
+map's contents, whose pages stay as long as a memoryview of it does, whatever is closed before. An arena is mapped by libbpf, so its Memory holds
+the handle.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport EBUSY, EINVAL, ENODATA, ENOENT, errno
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
@@ -91,6 +93,7 @@ cdef extern from "aiouring_libbpf.h" nogil:
 
     bpf_object *aiouring_bpf_open(const void *image, size_t size, const char *name, char **log)
     int aiouring_bpf_load(bpf_object *object, char **log)
+    int aiouring_bpf_watch_forks()
 
 LIBBPF_ERRNO_START = 4000
 STRUCT_OPS = "io_uring_bpf_ops"
@@ -102,6 +105,10 @@ DATA_SECTIONS = (".data", ".bss", ".rodata")
 
 # One variable of a section: its place, and its elements' format as `struct` and memoryview name it ("B" also for what has no such format).
 Variable = collections.namedtuple("Variable", "section offset size format")
+
+# A fork must not leave the child with a lock that another thread holds.
+if aiouring_bpf_watch_forks() != 0:
+    raise MemoryError("pthread_atfork failed")
 
 cdef object page_bytes = os.sysconf("SC_PAGE_SIZE")
 # Places of the members of the kernel's struct_ops value, which only the running kernel knows; read once.
@@ -365,17 +372,18 @@ cdef class Object:
             image = bytes(source)
             self.name = name or "object"
         else:
-            with open(source, "rb") as file:
+            # The built-in open() would take a number for a descriptor, and close it.
+            path = os.fspath(source)
+            with open(path, "rb") as file:
                 image = file.read()
-            self.name = name or os.path.basename(os.fsdecode(source))
+            self.name = name or os.path.basename(os.fsdecode(path))
         # The kernel shows 15 characters of it.
         short = self.name.split(".")[0].encode()
         self.handle = Handle.__new__(Handle)
         self.handle.object = aiouring_bpf_open(<char *>image, len(image), short, &log)
         error, said = errno, take_log(log)
         if self.handle.object == NULL:
-            # libbpf has numbers of its own beside the kernel's.
-            raise HookRefused(error if error < LIBBPF_ERRNO_START else EINVAL, "this is no object file of BPF programs that libbpf could read", self.name, said)
+            raise HookRefused(known_error(error), "this is no object file of BPF programs that libbpf could read", self.name, said)
         self.state = "open"
         self.read_variables()
         return self
@@ -492,11 +500,11 @@ cdef class Object:
         return found
 
     def load(self, ring_fd=None):
-        """Load the programs and maps into the kernel: needs CAP_BPF and CAP_PERFMON. `ring_fd` is the ring that attach() shall attach to, which may also be
-        named there. Other threads go on meanwhile; the verifier takes milliseconds for a small program, and seconds for a large one.
+        """Load the programs and maps into the kernel: needs CAP_BPF and CAP_PERFMON. `ring_fd` is the ring that attach() shall attach to, which
+        may also be named there. Other threads go on meanwhile; the verifier takes milliseconds for a small program, and seconds for a large one.
 
-        Raises HookRefused with the verifier's log where the kernel refuses: EACCES or EINVAL for a program, EPERM without privileges, ESRCH for a kernel without
-        the loop hook. The object cannot be loaded again then.
+        Raises HookRefused with the verifier's log where the kernel refuses: EACCES or EINVAL for a program, EPERM without privileges, EINVAL or
+        ESRCH for a kernel without the loop hook. The object cannot be loaded again then.
         """
         cdef char *log = NULL
         cdef int result
@@ -510,9 +518,11 @@ cdef class Object:
         with nogil:
             result = aiouring_bpf_load(handle.object, &log)
         said = take_log(log)
+        if self.handle is not handle:
+            raise RuntimeError(f"{self.name} was closed while it was loaded")
         if result < 0:
-            self.state = "refused"
-            raise HookRefused(-result if -result < LIBBPF_ERRNO_START else EINVAL, why_load_failed(), self.name, said)
+            self.state, self.handle = "refused", None
+            raise HookRefused(known_error(-result), why_load_failed(), self.name, said)
         self.state = "loaded"
         self.collect_maps()
 
@@ -540,8 +550,11 @@ cdef class Object:
 
     def map_names(self):
         """The names of the object's maps, sections among them."""
-        cdef bpf_map *map = bpf_object__next_map(self.handle.object, NULL)
+        cdef bpf_map *map
         names = []
+        if self.handle is None:
+            raise RuntimeError(f"{self.name} is {self.state}")
+        map = bpf_object__next_map(self.handle.object, NULL)
         while map != NULL:
             names.append(self.section_name(map) or text(bpf_map__name(map)))
             map = bpf_object__next_map(self.handle.object, map)
@@ -615,11 +628,12 @@ cdef class Object:
     def attach(self, ring_fd=None):
         """Attach the hook to its ring: from now on io_uring_enter runs it. Does nothing if it is attached. Needs no privileges.
 
-        `ring_fd`: the ring's descriptor. What was loaded by another process is bound to a number (the property ring_fd), which has to be free here, or the
-        ring's own. Raises OSError: EBUSY if the ring or the object has a hook already, EOPNOTSUPP for a ring without DEFER_TASKRUN, EBADF for what is no ring.
+        `ring_fd`: the ring's descriptor. What was loaded by another process is bound to a number (the property ring_fd), which has to be free
+        here, or the ring's own. Raises OSError: EBUSY if the ring or the object has a hook already, EOPNOTSUPP for a ring without DEFER_TASKRUN or
+        for what is no ring.
         """
         cdef Map ops = self.ops()
-        cdef int bound = -1
+        cdef int ops_fd = ops.fd, bound = -1, link_fd
         if self.link_fd >= 0:
             return
         if self.state == "loaded" and not self.registered:
@@ -631,17 +645,18 @@ cdef class Object:
             if bound != self.ring_fd:
                 posix_close(bound)
                 raise HookError(EBUSY, f"the hook is bound to descriptor {self.ring_fd}, which is something else in this process", ops.source)
-        self.link_fd = bpf_link_create(ops.fd, 0, BPF_STRUCT_OPS, NULL)
+        link_fd = bpf_link_create(ops_fd, 0, BPF_STRUCT_OPS, NULL)
         error = errno
         if bound >= 0:
             posix_close(bound)
-        if self.link_fd < 0:
-            self.link_fd = -1
+        if link_fd < 0:
             raise HookError(error, f"the hook cannot be attached to the ring of descriptor {self.ring_fd}: {os.strerror(error)}", ops.source)
+        self.link_fd = link_fd
         self.process = os.getpid()
 
     def detach(self):
-        """Take the hook off its ring; attach() puts it there again. Does nothing if it is not attached. A thread that waits in the hook is not woken."""
+        """Take the hook off its ring; attach() puts it there again. Does nothing if it is not attached. A thread that waits in the hook is not
+        woken."""
         if self.link_fd < 0:
             return
         # A forked child shares the link: there the descriptor is closed, and the parent's hook stays.
@@ -662,9 +677,10 @@ cdef class Object:
 
     @property
     def descriptors(self):
-        """The maps' descriptors by name, for a process that shall attach the hook without privileges: to be inherited, or sent over a unix socket, and given to
-        from_descriptors() there. They belong to this object. The ring's number must have been given to load()."""
-        self.register() if self.state == "loaded" and self.has_ops() else None
+        """The maps' descriptors by name, for a process that shall attach the hook without privileges: to be inherited, or sent over a unix socket,
+        and given to from_descriptors() there. They belong to this object. The ring's number must have been given to load()."""
+        if self.state == "loaded" and self.has_ops():
+            self.register()
         return {map_name: (<Map>found).fd for map_name, found in self.found_maps.items()}
 
     @property
@@ -676,9 +692,9 @@ cdef class Object:
         return Globals({name: variable for name, variable in self.variables().items() if variable.section in views}, views)
 
     def pin(self, folder):
-        """Give each map a file in `folder`, which must lie in a BPF file system (usually /sys/fs/bpf) and is made if it is missing. Another process can attach
-        the hook by from_pinned(), if it may read and write these files: set their owner by os.chown(). They live until they are removed. Needs the ring's
-        number given to load(), and CAP_BPF.
+        """Give each map a file in `folder`, which must lie in a BPF file system (usually /sys/fs/bpf) and is made if it is missing. Another process
+        can attach the hook by from_pinned(), if it may read and write these files: set their owner by os.chown(). They live until they are removed.
+        Needs the ring's number given to load().
 
         Raises OSError; then nothing stays pinned.
         """
@@ -728,6 +744,11 @@ cdef class Object:
 def pinned_name(map_name):
     """A map's file name: a BPF file system takes no dots."""
     return map_name.replace(".", "_")
+
+
+def known_error(int error):
+    # libbpf has numbers of its own beside the kernel's.
+    return error if 0 < error < LIBBPF_ERRNO_START else EINVAL
 
 
 def why_load_failed():

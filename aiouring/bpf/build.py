@@ -101,27 +101,32 @@ def build_library(source: Path, target: Path, includes: list[Path]) -> str:
     return warnings
 
 
-def main(arguments: list[str]) -> int:
-    """`python -m aiouring build-hook`: 0, or 1 where something could not be built."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aiouring build-hook",
-        description="Compiles a hook program, NAME.bpf.c, to NAME.bpf.o for the kernel engine and NAME.so for the inline engine.",
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `build-hook` to the commands of the package."""
+    parser = commands.add_parser(
+        "build-hook",
+        help="compiles a hook program",
+        description="Compiles a hook program, NAME.bpf.c, to NAME.bpf.o for the kernel engine and to NAME.bpf.so for the inline engine.",
     )
-    parser.add_argument("source", type=Path, help="the program, whose name ends with .bpf.c")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="the program, whose name ends with .bpf.c")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the two files go (default: beside the source)")
-    parser.add_argument("-I", "--include", type=Path, action="append", default=[], metavar="FOLDER", help="another folder of headers; may be repeated")
+    parser.add_argument("-I", "--include", type=Path, action="append", default=[], metavar="FOLDER", help="another folder of headers")
     parser.add_argument("--engine", choices=["both", "kernel", "inline"], default="both", help="build for this engine alone")
-    options = parser.parse_args(arguments)
+    parser.set_defaults(run=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """The command, with its arguments: 0, or 1 where something could not be built, 2 for what is no program's name."""
     source: Path = options.source
-    if not source.name.endswith(SUFFIX):
-        parser.error(f"{source}: the name of a hook program ends with {SUFFIX}")
-    if not source.is_file():
-        parser.error(f"{source}: there is no such file")
+    if not source.name.endswith(SUFFIX) or not source.is_file():
+        fault = "there is no such file" if source.name.endswith(SUFFIX) else f"the name of a hook program ends with {SUFFIX}"
+        print(f"build-hook: {source}: {fault}", file=sys.stderr)
+        return 2
     folder = options.output or source.parent
     name = source.name.removesuffix(SUFFIX)
     includes = [source.parent, *options.include, INCLUDE]
     status = 0
-    for engine, build, target in (("kernel", build_object, folder / f"{name}.bpf.o"), ("inline", build_library, folder / f"{name}.so")):
+    for engine, build, target in (("kernel", build_object, folder / f"{name}.bpf.o"), ("inline", build_library, folder / f"{name}.bpf.so")):
         if options.engine not in ("both", engine):
             continue
         try:
@@ -130,9 +135,5 @@ def main(arguments: list[str]) -> int:
             print(f"build-hook: for the {engine} engine: {error}", file=sys.stderr)
             status = 1
         else:
-            print(f"{warnings}{target} (engine {engine})")
+            print(f"{warnings}{target}: for the {engine} engine")
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

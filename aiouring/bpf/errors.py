@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # How much of a verifier's log an exception's text shows: the end is where it says what it refuses.
-LOG_TAIL_LINES = 40
+LOG_TAIL_LINES = 60
 
 
 class HookError(OSError):

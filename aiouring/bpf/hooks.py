@@ -1,6 +1,6 @@
 """Loop hooks for users: choose a program and an engine, attach it to the running loop, look at its counters. Once per loop.
 
-Used by programs as `aiouring.bpf.Hook`, and by `aiouring.tasks`. Calls `_hook` and, for the kernel engine, `_libbpf`.
+Used by programs as `aiouring.bpf.Hook`, and by `aiouring.tasks`. Calls `_hook` and, for the kernel engine, `_libbpf` and `privileged`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Hook:
         self._memory_bytes = memory_bytes
         self._attached: Any = None
         self._loaded: Any = None
+        self._adopted: Any = None
 
     @classmethod
     def load(cls, program: str | os.PathLike[str] = "standard", *, engine: Engine = "auto", memory_bytes: int | None = None) -> Hook:
@@ -53,11 +54,10 @@ class Hook:
         if engine not in ("auto", "kernel", "inline"):
             raise ValueError(f"engine is 'auto', 'kernel' or 'inline', not {engine!r}")
         named = os.fspath(program)
-        object_path: Path
+        object_path = object_of(program)
         if named in _hook.SHIPPED:
-            object_path, library = OBJECTS / f"{named}.bpf.o", named
+            library = named
         else:
-            object_path = Path(named)
             library = str(object_path.with_suffix(".so"))
             if not object_path.exists() and not Path(library).exists():
                 raise FileNotFoundError(2, f"no such hook program (those that ship are {', '.join(_hook.SHIPPED)})", named)
@@ -69,6 +69,39 @@ class Hook:
         return cls(
             named, "inline" if reason else "kernel", reason, object_path=object_path, library=library, memory_bytes=memory_bytes
         )  # fmt: skip
+
+    @classmethod
+    def adopt(
+        cls,
+        program: str | os.PathLike[str] = "standard",
+        *,
+        pinned: str | os.PathLike[str] | None = None,
+        descriptors: Mapping[str, int] | None = None,
+        memory_bytes: int | None = None,
+    ) -> Hook:
+        """A hook that another process loaded into the kernel by aiouring.bpf.load_for_others(): this one needs no privileges.
+
+        program, memory_bytes: the same as there. pinned: the folder in which its maps were pinned; or descriptors: theirs by name, inherited or
+        received over a unix socket, which stay the caller's.
+
+        Raises OSError where a file is missing or may not be read, or the descriptors are no such maps. attach() raises OSError where it was
+        loaded for another kind of ring, and EBUSY where it is attached already or its ring's number is taken in this process.
+        """
+        if (pinned is None) == (descriptors is None):
+            raise TypeError("adopt() takes either pinned or descriptors")
+        if importlib.util.find_spec("aiouring.bpf._libbpf") is None:
+            raise OSError(38, kernel_support())
+        from aiouring.bpf import _libbpf, privileged  # here, since a build without libbpf has no use for them
+
+        path = object_of(program)
+        if pinned is not None:
+            loaded = _libbpf.Object.from_pinned(pinned, path)
+        else:
+            assert descriptors is not None
+            loaded = _libbpf.Object.from_descriptors(descriptors, path)
+        hook = cls(os.fspath(program), "kernel", "", object_path=path, library="", memory_bytes=memory_bytes)
+        hook._adopted = privileged.Adopted(loaded)
+        return hook
 
     @property
     def engine(self) -> str:
@@ -114,6 +147,9 @@ class Hook:
             self._attached = _hook.attach_inline(loop, self._library, self._memory_bytes)
 
     def _load_into_kernel(self, ring_fd: int, layout: bytes) -> Any:
+        if self._adopted is not None:
+            self._loaded = self._adopted.attach(ring_fd, layout)
+            return self._loaded
         from aiouring.bpf import _libbpf  # here, since a build without libbpf has none
 
         loaded = _libbpf.Object.open(self._object_path)
@@ -180,11 +216,17 @@ class Hook:
         return f"<Hook {self.name} engine={self.engine} {'attached' if self.attached else 'not attached'}>"
 
 
+def object_of(program: str | os.PathLike[str]) -> Path:
+    """Where the object of a program is: one that ships, by its name, or any by its path."""
+    named = os.fspath(program)
+    return OBJECTS / f"{named}.bpf.o" if named in _hook.SHIPPED else Path(named)
+
+
 def kernel_support() -> str:
     """Why no hook can be loaded into this machine's kernel by this process, in one sentence; an empty string if one can.
 
     It asks the kernel's own types, so a kernel that was built without the loop hook, or before it (Linux 7.1), is recognised as such. Where only the
-    privileges are missing, a hook that a privileged process loaded can still be attached: see Object.from_pinned().
+    privileges are missing, a hook that a privileged process loaded can still be attached: see Hook.adopt().
     """
     if importlib.util.find_spec("aiouring.bpf._libbpf") is None:
         return "this build of aiouring has no libbpf (it was not found, or not new enough, when the package was built)"

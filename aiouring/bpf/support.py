@@ -1,4 +1,5 @@
-"""Whether this machine's kernel takes hooks from this process. Asked by `aiouring.bpf` and, for a refused object, by `_libbpf`; imports nothing of ours."""
+"""Whether this machine's kernel takes hooks from this process. Asked by `aiouring.bpf` and, for a refused object, by `_libbpf`; imports nothing
+of ours."""
 
 from __future__ import annotations
 

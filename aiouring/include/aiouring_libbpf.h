@@ -71,6 +71,21 @@ static char *aiouring_bpf_end(void)
     return log;
 }
 
+static void aiouring_bpf_before_fork(void)
+{
+    pthread_mutex_lock(&aiouring_bpf_lock);
+}
+
+static void aiouring_bpf_after_fork(void)
+{
+    pthread_mutex_unlock(&aiouring_bpf_lock);
+}
+
+static int aiouring_bpf_watch_forks(void)
+{
+    return pthread_atfork(aiouring_bpf_before_fork, aiouring_bpf_after_fork, aiouring_bpf_after_fork);
+}
+
 /* The calls that can fail with a message: a result and the messages. `log` may be left NULL. */
 static struct bpf_object *aiouring_bpf_open(const void *image, size_t size, const char *name, char **log)
 {

@@ -105,6 +105,14 @@ OPENERS: dict[str, Open] = {
 }
 
 
+@functools.cache
+def caio_context() -> Any:
+    """One for all workers, as aiofile has it; the process's end closes it."""
+    import caio
+
+    return caio.AsyncioContext()
+
+
 @contextlib.asynccontextmanager
 async def reader_at(library: str, path: str) -> AsyncIterator[ReadAt]:
     """A function that reads one piece at an offset; libraries whose files have only one position seek first."""
@@ -115,7 +123,14 @@ async def reader_at(library: str, path: str) -> AsyncIterator[ReadAt]:
             yield lambda offset: loop.run_in_executor(None, os.pread, descriptor, PIECE, offset)
         finally:
             os.close(descriptor)
-    elif library == "aiofile":  # on caio, whose kernel interface (linux_aio) reads from the page cache while io_submit runs
+    elif library == "caio":  # on io_uring where it may
+        context = caio_context()
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield lambda offset: context.read(PIECE, descriptor, offset)
+        finally:
+            os.close(descriptor)
+    elif library == "aiofile":  # on caio
         import aiofile
 
         async with aiofile.AIOFile(path, "rb") as file:

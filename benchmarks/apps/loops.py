@@ -21,17 +21,23 @@ class Unavailable(Exception):
 
 def make_loop(name: str) -> asyncio.AbstractEventLoop:
     """A new loop of the package `name` (asyncio, uvloop, aiouring …): all of them have new_event_loop(). "PACKAGE?OPTION=NUMBER" gives it
-    an option; Unavailable when it has no such option."""
+    an option; Unavailable when it has no such option. "PACKAGE?hook=NAME" attaches a loop hook."""
     package, _, option = name.partition("?")
     new_event_loop = importlib.import_module(package).new_event_loop
     options: dict[str, float] = {}
+    if option.startswith("hook="):
+        loop: asyncio.AbstractEventLoop
+        hook = importlib.import_module(f"{package}.bpf").Hook
+        loop = new_event_loop()
+        hook.load(option[5:], engine="inline").attach(loop)
+        return loop
     if option:
         key, _, value = option.partition("=")
         if key not in inspect.signature(new_event_loop).parameters:
             raise Unavailable(f"the option {key}= of {package}.new_event_loop does not exist yet")
         options[key] = float(value) if "." in value else int(value)
-    loop: asyncio.AbstractEventLoop = new_event_loop(**options)
-    return loop
+    made: asyncio.AbstractEventLoop = new_event_loop(**options)
+    return made
 
 
 def be_a_process_under_test() -> None:

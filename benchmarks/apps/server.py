@@ -155,12 +155,36 @@ async def serve_sock(address: str) -> None:
     connections.add(loop.create_task(accept()))
 
 
+async def serve_hook_echo(address: str) -> None:
+    """Every connection is echoed in aiouring's loop hook, whose engine is the one in the process."""
+    loop = asyncio.get_running_loop()
+    bpf = importlib.import_module("aiouring.bpf")
+    bpf.Hook.load("standard", engine="inline").attach(loop)
+    listener = listen(address)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def echo(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await bpf.echo(sock)
+
+    async def accept() -> None:
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            task = loop.create_task(echo(sock))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    tasks.add(loop.create_task(accept()))
+
+
 APPS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "protocol": lambda address: serve_protocol(address, Echo),
     "buffered": lambda address: serve_protocol(address, BufferedEcho),
     "streams": lambda address: serve_streams(address, echo_stream),
     "native-streams": serve_native_streams,
     "sock": serve_sock,
+    "hook-echo": serve_hook_echo,
     "datagram": serve_datagrams,
     "tls": serve_tls,
 }

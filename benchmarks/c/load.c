@@ -93,7 +93,7 @@ static void sent(uint32_t index, int res, int64_t now) {
 /* Sends the request and reads the answer, both at once, since a server may answer before it has all. With `answer` NULL the answer is
  * an HTTP response, whose length it finds out. */
 static void check_one_answer(int fd, int http) {
-    size_t sent_size = 0, got = 0, room = http ? 4 << 20 : answer_size + 1;
+    size_t sent_size = 0, got = 0, room = http ? 64 << 20 : answer_size + 1;
     char *answer = malloc(room + 1);
     while (http ? !answer_size || got < answer_size : got < answer_size) {
         struct pollfd p = {.fd = fd, .events = (short)(POLLIN | (sent_size < request_size ? POLLOUT : 0))};

@@ -85,6 +85,8 @@ class Connection(asyncio.Protocol):
         self.fast = True
         if not self.server.opened(self):
             self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "The server has too many connections.", final=True, retry_after="1"), b"")
+        elif self.server.stopping:
+            self._end()  # accepted just before the listening ended: nobody would tell it to stop
 
     def data_received(self, data: bytes) -> None:
         known = self.known.get(data)
@@ -326,7 +328,8 @@ class Connection(asyncio.Protocol):
         answer_head, keep_alive = self._begin(request, head, answer)
         pieces = [answer_head]
         sent_bytes = 0
-        if request is None or request.method != "HEAD":
+        # A refused HEAD is one all the same: whoever reads its answer takes what follows the head for the next answer.
+        if not (head.startswith(b"HEAD ") if request is None else request.method == "HEAD"):
             pieces += [piece for piece in answer.body if isinstance(piece, bytes)]
             sent_bytes = answer.length or 0
         if not self.transport.is_closing():

@@ -37,13 +37,13 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     cache.add_argument("--cache", type=_mebibytes, default=defaults.cache_bytes, metavar="MIB", help="for files up to 1 MiB (default: 64; 0: none)")
     cache.add_argument(
         "--valid",
-        type=_seconds,
+        type=seconds,
         default=defaults.cache_valid_s,
         metavar="S",
         help="how long a file in memory is served without a look at the disk (default: %(default)g; 0 looks each time)",
     )
     limits = options.add_argument_group("limits")
-    limits.add_argument("--connections", type=_count, default=0, help="at once; more are told 503 (default: half of the limit of open files)")
+    limits.add_argument("--connections", type=count, default=0, help="at once; more are told 503 (default: half of the limit of open files)")
     for name, default, what_for in (
         ("header", defaults.header_timeout_s, "for a request's head to be complete"),
         ("idle", defaults.idle_timeout_s, "without a request"),
@@ -51,7 +51,7 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     ):
         limits.add_argument(f"--{name}-timeout", type=_time, default=default, metavar="S", help=f"seconds {what_for} (default: %(default)g)")
     what_for = "seconds for running answers when it is told to stop (default: %(default)g)"
-    limits.add_argument("--grace", type=_seconds, default=defaults.grace_s, metavar="S", help=what_for)
+    limits.add_argument("--grace", type=seconds, default=defaults.grace_s, metavar="S", help=what_for)
     return options
 
 
@@ -96,11 +96,11 @@ def _port(text: str) -> int:
     return int(number)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     return int(_number(text, 1, 1 << 20, "a number of connections"))
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     return _number(text, 0, 86400, "a number of seconds")
 
 

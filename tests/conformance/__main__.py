@@ -93,7 +93,7 @@ class Session:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
-        self._expectations = expected.read() if arguments.loop == "aiouring" else {name: {} for name in suites.SUITES}
+        self._expectations = expected.read() if arguments.loop.startswith("aiouring") else {name: {} for name in suites.SUITES}
         self._runs = prepare_runs(arguments)
         self._results: dict[runner.Run, dict[str, runner.Result]] = {run: {} for run in self._runs}
 

@@ -17,7 +17,7 @@ from .suites import CACHE, ROOT, SuiteError
 SUPPORTED = ("3.11", "3.12", "3.13")
 
 # All that a build reads; what a build leaves behind in these folders is not a source.
-SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "aiouring", "bpf_progs")
+SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "aiouring", "bpf_progs", "tools")
 GENERATED = (".so", ".pyc", ".html", ".o")
 
 _ASK = "import json,sys; print(json.dumps([list(sys.version_info[:3]), sys.prefix, sys.base_prefix]))"
@@ -112,7 +112,7 @@ def prepare(python: Python, loop: str, requirements: tuple[str, ...]) -> Environ
     if loop == "uvloop":
         wanted.append("uvloop")
     _install(environment, "requirements", "\n".join(wanted), wanted)
-    if loop == "aiouring":
+    if loop.startswith("aiouring"):
         _install_checkout(environment)
     return environment
 

@@ -305,6 +305,87 @@ def test_a_folder_interrupted_and_resumed(tmp_path: Path) -> None:
     assert trees_are_equal(src, tmp_path / "dst")
 
 
+def test_a_folder_is_its_owners_until_all_is_in_it(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    src.mkdir()
+    large_file(src / "large")
+    src.chmod(0o750)
+    process = start(src, tmp_path / "dst")
+    wait_for_part(process, tmp_path / "dst")
+    assert stat.S_IMODE((tmp_path / "dst").stat().st_mode) == 0o700
+    assert end(process)[0] == 0
+    assert stat.S_IMODE((tmp_path / "dst").stat().st_mode) == 0o750
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs program: root, to own files of two users")
+def test_what_runs_as_its_owner_does_not_run_as_who_copies_it(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    src.write_bytes(b"#!")
+    for owner, group, there, mode in (
+        (1234, 2345, False, 0o755),
+        (0, 2345, False, 0o4755),
+        (1234, 0, False, 0o2755),
+        (0, 0, False, 0o6755),
+        (1234, 2345, True, 0o755),
+    ):
+        os.chown(src, owner, group)
+        src.chmod(0o6755)
+        dst = tmp_path / "dst"
+        dst.unlink(missing_ok=True)
+        if there:
+            dst.touch()
+        assert cp(src, dst).returncode == 0
+        assert stat.S_IMODE(dst.stat().st_mode) == mode, (owner, group)
+
+
+def test_a_complete_copy_that_cannot_get_its_name_stays(tmp_path: Path) -> None:
+    src, dst = large_file(tmp_path / "src"), tmp_path / "dst"
+    process = start(src, dst)
+    part = wait_for_part(process, tmp_path)
+    dst.mkdir()
+    code, errors = end(process)
+    assert code == 1 and "Is a directory" in errors and "the partial copy stays" in errors, errors
+    assert same(src, part)
+    dst.rmdir()
+    done = cp(src, dst, "--resume")
+    assert done.returncode == 0 and f"goes on at byte {LARGE // 4096 * 4096}" in done.stderr, done.stderr
+    assert same(src, dst) and not parts_in(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs program: root, to make files for another user")
+def test_a_file_system_that_gives_all_files_to_one_user(tmp_path: Path) -> None:
+    """As vfat mounted with uid=1234. Here the process does that itself, by setfsuid(2)."""
+    src = tmp_path / "src"
+    src.write_bytes(b"data" * 1000)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.chown(folder, 1234, -1)
+    for above in folder.parents:
+        if above != Path("/") and above.stat().st_uid == 0 and not above.stat().st_mode & stat.S_ISVTX:
+            above.chmod(above.stat().st_mode | 0o055)
+    program = "import concurrent.futures.thread, ctypes, sys, aiouring.cp; ctypes.CDLL(None).setfsuid(1234); sys.exit(aiouring.cp.main(sys.argv[1:]))"
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "cp", str(src), str(folder / "dst")], capture_output=True, text=True, env=support.child_environment()
+        )
+        assert done.returncode == 0, done.stderr
+        assert same(src, folder / "dst") and (folder / "dst").stat().st_uid == 1234
+    assert os.listdir(folder) == ["dst"]
+
+
+def test_names_do_nothing_to_the_terminal(tmp_path: Path) -> None:
+    """They may have line feeds and escape sequences in them."""
+    name = "a\x1b[31mb\nc\x9b"
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "folder" / name)
+    for src in (tmp_path / name, tmp_path / f"missing{name}", tmp_path / "folder"):
+        done = cp(src, tmp_path / "dst")
+        assert done.returncode == 1
+        assert r"a\x1b[31mb\x0ac" in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1 and not set(done.stderr[:-1]) & {"\x1b", "\n", "\x9b"}, done.stderr
+
+
 def interrupted_part(src: Path, dst: Path, size: int = 20_000_000) -> Path:
     process = start(src, dst)
     part = wait_for_part(process, dst.parent, size)
@@ -423,15 +504,15 @@ def test_a_disk_that_gives_back_something_else(tmp_path: Path) -> None:
     program = """
 import sys
 import aiouring.parts
-from aiouring.cp import main
+from aiouring.__main__ import main
 
 real = aiouring.parts.checksum_on_disk
 
-def on_a_bad_disk(part, fd):
+def on_a_bad_disk(stop, part, fd):
     with open(part, "r+b") as file:
         file.seek(5_000_000)
         file.write(b"!")
-    return real(part, fd)
+    return real(stop, part, fd)
 
 aiouring.parts.checksum_on_disk = on_a_bad_disk
 sys.exit(main(sys.argv[1:]))

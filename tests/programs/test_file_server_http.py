@@ -366,6 +366,16 @@ def test_bad_requests(site: Running, data: bytes, status: int, cut: bool) -> Non
     assert site.ask("/hello.txt").status == 200
 
 
+@pytest.mark.parametrize("data", [b"HEAD / HTTP/1.1\r\n\r\n", b"HEAD / HTTP/2.0\r\n\r\n", b"HEAD /%zz HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_head_request_that_is_refused_gets_no_body(site: Running, data: bytes) -> None:
+    with site.connect() as client:
+        client.send(data)
+        answer = client.answer("HEAD")
+        assert answer.status in (400, 505) and int(answer["Content-Length"] or 0) > 0
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.rest() == b""
+
+
 def test_what_is_unusual_and_right(site: Running) -> None:
     for head in (
         b"\r\n\r\nGET /hello.txt HTTP/1.1\r\nHost: x\r\n",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import random
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from examples.file_server.clock import Clock
 from examples.file_server.files import Files, Loaded, Status
 from examples.file_server.folder import decode
 from examples.file_server.request import Refusal
+from examples.file_server.server import Server
+from examples.file_server.settings import Settings
 
 # --- staying below the root
 
@@ -318,3 +322,23 @@ def test_what_is_being_sent_stays_and_makes_no_room() -> None:
     assert not cache.keep(b"one more", entry_of(200_000))
     sent.pop()
     assert cache.keep(b"one more", entry_of(200_000))
+
+
+# --- the end
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_that_is_accepted_while_the_server_ends(tmp_path: Path, turns: int) -> None:
+    """Nobody has told it to stop, and nothing is waited for that does not come."""
+    server = Server(Settings(tmp_path, grace_s=3600, header_timeout_s=3600))
+    address = await server.listen("127.0.0.1", 0)
+    with socket.create_connection(address) as client:
+        client.setblocking(False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            await server.close()
+            try:
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+            except ConnectionResetError:
+                pass  # it was still in the kernel's queue

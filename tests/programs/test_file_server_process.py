@@ -455,8 +455,20 @@ def test_the_demo_checks_itself() -> None:
     assert re.search(r"compared [\d.]+ MiB .*: all equal\n", done.stdout)
     for kind in ("whole file", "range", "suffix", "head", "listing", "way out refused", "range outside", "unchanged"):
         assert re.search(rf"\b{kind} \d+", done.stdout), kind
-    number = run(module="examples.file_server.demo", DEMO_SECONDS="soon")
-    assert (number.returncode, "not a number of seconds" in number.stderr) == (2, True)
+    once = run("--port", "0", "--clients", "2", module="examples.file_server.demo", DEMO_SECONDS="0")
+    assert (once.returncode, once.stderr) == (0, "")
+    assert "head 2" in once.stdout and "all equal" in once.stdout
+    for wish in ("soon", "-1", "nan", "inf"):
+        number = run(module="examples.file_server.demo", DEMO_SECONDS=wish)
+        assert (number.returncode, "not a number of seconds" in number.stderr) == (2, True), wish
+    for arguments, message in ((("--clients", "0"), "is not a number of connections"), (("--unix", "/tmp/x"), "leave --unix out")):
+        wrong = run(*arguments, module="examples.file_server.demo", DEMO_SECONDS="1")
+        assert wrong.returncode == 2 and message in wrong.stderr
+
+
+def test_make_demo_takes_options() -> None:
+    done = subprocess.run(["make", "--dry-run", "demo", "PORT=8123", "ARGS=--clients 3"], cwd=support.REPOSITORY, capture_output=True, text=True)
+    assert "examples.file_server.demo --port 8123 --clients 3\n" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_check_finds_a_difference(tmp_path: Path) -> None:

@@ -4,16 +4,13 @@ does what the shipped hooks do."""
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-INCLUDE = Path(__file__).parents[2] / "bpf_progs" / "include"
+from aiouring.bpf import build
 
 # The kernel engine's tests run where the kernel has loop hooks (tests/vm).
 ENGINES = ["inline", pytest.param("kernel", marks=pytest.mark.kernel_hook)]
@@ -31,16 +28,13 @@ def build_program(folder: Path, body: str, *, engine: str, name: str = "mine") -
 
 
 def compile_program(source: Path, *, engine: str) -> Path:
+    """As `python -m aiouring build-hook` does. Returns the path that Hook.load() takes."""
     target = source.with_suffix(".o")
     if engine == "inline":
-        compiler = os.environ.get("CC", "cc").split()
-        command = [*compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-DAIOURING_INLINE", f"-I{INCLUDE}", str(source)]
-        subprocess.run([*command, "-o", str(source.with_suffix(".so"))], check=True)
+        warnings = build.build_library(source, source.with_suffix(".so"), [build.INCLUDE])
     else:
-        clang = shutil.which("clang")
-        assert clang is not None, "the kernel engine's tests need clang"
-        command = [clang, "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", f"-I{INCLUDE}", "-c", str(source), "-o", str(target)]
-        subprocess.run(command, check=True)
+        warnings = build.build_object(source, target, [build.INCLUDE])
+    assert warnings == ""
     return target
 
 

@@ -222,6 +222,104 @@ def test_what_completed_before_a_move_is_delivered_inside_the_running_loop(loop:
     loop.run_until_complete(asyncio.sleep(0.01))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+def test_a_child_that_lives_on_does_not_keep_the_ring_of_a_loop_that_moves(loop: Loop) -> None:
+    """A ring ends with its last descriptor and mapping. A child that kept them would keep the loop waiting, and its requests would be lost."""
+
+    async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    async def begin() -> asyncio.Server:
+        return await asyncio.start_server(hello, "127.0.0.1", 0)
+
+    async def go_on(server: asyncio.Server) -> bytes:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        try:
+            return await asyncio.wait_for(reader.read(), 30)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+            server.close()
+            await server.wait_closed()
+
+    server = loop.run_until_complete(begin())  # its accept is in flight from now on
+    ended, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        os.read(ended, 1)  # until the parent says so
+        os._exit(42)
+    os.close(ended)
+    answers: list[bytes] = []
+    try:
+        in_thread(lambda: answers.append(loop.run_until_complete(go_on(server))))
+    finally:
+        os.close(end)
+    assert status_of_child(child) == 42
+    assert answers == [b"hello"]
+
+
+def test_a_ring_whose_end_does_not_come_leaves_the_loop_awake() -> None:
+    """Made by a child that no fork handler hears of, and which keeps the ring. What waited is lost, and says so; threads are heard."""
+    program = """
+import asyncio, ctypes, os, platform, signal, threading, aiouring
+
+libc = ctypes.PyDLL(None)
+loop = aiouring.new_event_loop()
+server = loop.run_until_complete(asyncio.start_server(print, "127.0.0.1", 0))
+child = libc.syscall({"x86_64": 56, "aarch64": 220}[platform.machine()], int(signal.SIGCHLD), 0, 0, 0, 0)
+if child == 0:
+    libc.pause()
+    libc._exit(0)
+thread = threading.Thread(target=loop.run_forever)
+thread.start()
+for _ in range(100):
+    heard = threading.Event()
+    loop.call_soon_threadsafe(heard.set)
+    heard.wait()
+loop.call_soon_threadsafe(loop.stop)
+thread.join()
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+os._exit(42)
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 42, done.stderr
+    assert "did not end within" in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+def test_a_forked_child_closes_loops_and_makes_its_own(loop: Loop) -> None:
+    """What stands in the place of the parent's rings is the child's own memory, and their descriptors' numbers are free for others."""
+
+    async def answer() -> int:
+        return await asyncio.sleep(0, 42)
+
+    others = [aiouring.new_event_loop() for _ in range(3)]
+    assert loop.run_until_complete(answer()) == 42
+    others.pop(1).close()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]
+            made = aiouring.new_event_loop()
+            for other in (loop, *others):
+                other.close()
+            for fd in opened:
+                os.fstat(fd)
+            status = made.run_until_complete(answer())
+            made.close()
+        finally:
+            os._exit(status)
+    assert status_of_child(child) == 42
+    assert loop.run_until_complete(answer()) == 42
+    for other in others:
+        assert other.run_until_complete(answer()) == 42
+        other.close()
+
+
 def test_a_thread_that_stops_running_the_loop_leaves_the_next_one_alone() -> None:
     # The moment after run_forever() stopped counting as running is when another thread may begin.
     started = threading.Event()

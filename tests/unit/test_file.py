@@ -8,6 +8,8 @@ import inspect
 import io
 import os
 import random
+import re
+import subprocess
 import sys
 import threading
 import warnings
@@ -27,7 +29,7 @@ async def test_await_and_async_with(tmp_path: Path) -> None:
     path = tmp_path / "a"
     async with aiouring.open(path, "w") as file:
         assert await file.write("line 1\nline 2\n") == 14
-        assert not file.closed
+        assert [file.closed] == [False]
     assert file.closed
     file = await aiouring.open(path)
     assert await file.readlines() == ["line 1\n", "line 2\n"]
@@ -279,7 +281,7 @@ async def test_positional_calls(tmp_path: Path, rng: random.Random) -> None:
         with pytest.raises(TypeError):
             await file.pwrite("text", 0)
         with pytest.raises(TypeError):
-            await file.preadv([bytearray(1), 1], 0)
+            await file.preadv([bytearray(1), 1], 0)  # type: ignore[list-item]
     with pytest.raises(ValueError, match="closed"):
         await file.pread(1, 0)
     async with aiouring.open(path, "rb") as file:
@@ -361,8 +363,8 @@ async def test_stream_calls_take_turns_in_order(tmp_path: Path, rng: random.Rand
         pieces = await asyncio.gather(*[read(number) for number in range(400)])
         assert b"".join(pieces) == data
         assert ended == list(range(400))
-    async with aiouring.open(path, "wb") as file:
-        counts = await asyncio.gather(*[file.write(data[n * 1000 : n * 1000 + 1000]) for n in range(400)], file.flush())
+    async with aiouring.open(path, "wb") as written:
+        counts = await asyncio.gather(*[written.write(data[n * 1000 : n * 1000 + 1000]) for n in range(400)], written.flush())
         assert counts == [1000] * 400 + [None]
         assert path.read_bytes() == data
     async with aiouring.open(path, "w") as text:
@@ -431,9 +433,9 @@ async def test_calls_are_coroutines(tmp_path: Path) -> None:
         assert await asyncio.create_task(file.read(2)) == b"c\n"
         assert await asyncio.wait_for(file.pread(3, 0), 10) == b"abc"
         with pytest.warns(RuntimeWarning, match=r"'BinaryFile\.read' was never awaited"):
-            file.read(1)
+            file.read(1)  # type: ignore[unused-coroutine]
         with pytest.warns(RuntimeWarning, match=r"'File\.pread' was never awaited"):
-            file.pread(1, 0)
+            file.pread(1, 0)  # type: ignore[unused-coroutine]
         file.read(1).close()
         make: Any = asyncio.tasks._PyTask
         assert await make(file.readline(), loop=asyncio.get_running_loop()) == b"abc\n"
@@ -443,7 +445,7 @@ async def test_calls_serve_again_only_when_nobody_has_them(tmp_path: Path) -> No
     path = tmp_path / "a"
     path.write_text("line\n" * 1000)
     async with aiouring.open(path) as file:
-        kept = []
+        kept: list[Any] = []
         for number in range(300):
             call: Any = file.readline() if number % 2 else file.pread(5, 0)
             assert not any(call is other for other in kept)
@@ -466,14 +468,14 @@ async def test_str_subclasses_and_buffers_are_written(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match="must be str, not bytes"):
             await file.write(b"x")
         with pytest.raises(TypeError, match="must be str, not int"):
-            await file.writelines(["a", 1])
+            await file.writelines(["a", 1])  # type: ignore[list-item]
     assert path.read_text("utf-8") == "éa"
-    async with aiouring.open(path, "wb") as file:
-        await file.write(bytearray(b"1"))
-        await file.write(memoryview(b"x2y")[1:2])
-        await file.writelines([b"3", bytearray(b"4")])
+    async with aiouring.open(path, "wb") as written:
+        await written.write(bytearray(b"1"))
+        await written.write(memoryview(b"x2y")[1:2])
+        await written.writelines([b"3", bytearray(b"4")])
         with pytest.raises(TypeError):
-            await file.write("5")
+            await written.write("5")
     assert path.read_bytes() == b"1234"
 
 
@@ -527,7 +529,7 @@ def test_on_asyncios_loop(tmp_path: Path) -> None:
             with pytest.raises(AttributeError):
                 file.nothing  # noqa: B018
             order = await asyncio.gather(file.seek(0), file.read(1), file.read(1))
-            assert order == [0, "é", "\n"]
+            assert list(order) == [0, "é", "\n"]
         assert file.closed
         with pytest.raises(ValueError, match="closed"):
             await file.read()
@@ -568,3 +570,24 @@ async def test_defaults_are_the_builtins(tmp_path: Path) -> None:
         with warnings.catch_warnings(), builtins.open(tmp_path / "a", "w") as theirs:
             assert isinstance(theirs, io.TextIOWrapper)
             assert (file.encoding, file.errors) == (theirs.encoding, theirs.errors)
+
+
+# -- the documentation ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    """As a reader would try it: a script in a folder of its own."""
+    text = (Path(__file__).parents[2] / "docs" / "files.md").read_text()
+    example = text.split("## Open files", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run([sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "first line\nsecond line\nb'first' b'second' b'FIRST line'\n"
+    assert (tmp_path / "notes.txt").read_bytes() == b"FIRST line\nsecond line\n"
+
+
+def test_the_documentation_names_each_method() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "files.md").read_text().split("## Open files", 1)[1].split("\n## ", 1)[0]
+    for kind in (RawFile, BinaryFile, BinaryReader, TextFile):
+        for name in dir(kind):
+            assert name.startswith("_") or re.search(rf"`{name}\b", text) or name in ("descriptor", "write_through"), name

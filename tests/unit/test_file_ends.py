@@ -15,6 +15,7 @@ import pytest
 
 import aiouring
 
+from .files import until
 from .open_files import BLOCK, CONTENT, both_ends, called, in_a_child, opened
 
 Loop = Any
@@ -218,3 +219,105 @@ def test_a_fork_while_a_read_waits(loop: Loop, fifo: Path) -> None:
         await reader.close()
 
     loop.run_until_complete(main())
+
+
+# --- open()
+
+
+def test_an_opener_whose_open_is_cancelled(loop: Loop, tmp_path: Path) -> None:
+    """The thread cannot be stopped: what it opens is closed."""
+    begun, may_open = threading.Event(), threading.Event()
+    descriptors: list[int] = []
+
+    def opener(path: Any, flags: int) -> int:
+        begun.set()
+        assert may_open.wait(20)
+        descriptors.append(os.open(path, flags, 0o600))
+        return descriptors[0]
+
+    async def opened_so() -> None:
+        await aiouring.open(tmp_path / "file", "w", opener=opener)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(opened_so())
+        await until(begun.is_set)
+        task.cancel()
+        await asyncio.sleep(0)
+        may_open.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    loop.run_until_complete(main())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    with pytest.raises(OSError):
+        os.fstat(descriptors[0])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_open_in_a_thread_that_is_cancelled(again: bool, fifo: Path) -> None:
+    """On another loop than ours: the file that comes in the end is closed, without a warning."""
+
+    async def main() -> None:
+        task = asyncio.ensure_future(opened(fifo, "rb"))
+        await asyncio.sleep(0)
+        task.cancel()
+        if again:
+            await asyncio.sleep(0)
+            task.cancel()
+        # The thread opens it, or will, whatever becomes of the task.
+        writer = await asyncio.to_thread(os.open, fifo, os.O_WRONLY)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        os.close(writer)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(main())
+        gc.collect()
+
+
+def test_a_call_in_a_thread_whose_coroutine_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(CONTENT)
+
+    async def main() -> None:
+        async with aiouring.open(tmp_path / "file", "rb") as file:
+            call: Any = file.read(10)
+            call.send(None)
+            call.close()
+            assert len(await file.read(10)) == 10
+
+    asyncio.run(main())
+
+
+# --- written by a loop that was closed
+
+
+def test_what_a_closed_loop_has_appended_is_not_appended_again(tmp_path: Path) -> None:
+    """The loop is closed before it hears of a write that was done. The file does not write it a second time when it is dropped, but says so."""
+    path = tmp_path / "file"
+    loop = aiouring.new_event_loop()
+
+    async def main() -> tuple[Any, Any]:
+        file = await aiouring.open(path, "ab")
+        await file.write(b"once")
+        flushing = asyncio.ensure_future(called(file.flush()))
+        await asyncio.sleep(0)
+        return file, flushing
+
+    file, flushing = loop.run_until_complete(main())
+    # One turn hands it to the kernel; then it is written without the loop.
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    while path.stat().st_size == 0:
+        os.sched_yield()
+    in_flight = loop.ring_stats()["slots_in_use"] > 1
+    loop.set_exception_handler(lambda loop, context: None)  # "Task was destroyed but it is pending!"
+    loop.close()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        del file, flushing
+        gc.collect()
+    assert path.read_bytes() == b"once"
+    messages = [str(warning.message) for warning in warned if issubclass(warning.category, ResourceWarning)]
+    assert len([message for message in messages if "unclosed file" in message and "descriptor=-1" not in message]) == 1
+    assert not in_flight or any("4 bytes that were written to it may be lost" in message for message in messages)

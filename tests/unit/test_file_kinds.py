@@ -17,6 +17,7 @@ import pytest
 import aiouring
 from aiouring._file import RawFile
 
+from .open_files import called
 from .sockets import started
 
 
@@ -501,3 +502,101 @@ async def test_holes(tmp_path: Path) -> None:
         assert await file.truncate(1 << 40) == 1 << 40
         assert await file.seek(-3, os.SEEK_END) == (1 << 40) - 3
         assert await file.read(10) == bytes(3)
+
+
+async def test_an_unbuffered_file_reads_what_is_there_now(tmp_path: Path) -> None:
+    """Nothing is read ahead for who asks for no buffer: what somebody else writes behind the position is seen, as with the built-in."""
+    path = tmp_path / "a"
+    path.write_bytes(b"a" * 100_000)
+    with open(path, "rb", 0) as theirs, open(path, "r+b", 0) as writer:
+        async with aiouring.open(path, "rb", 0) as ours:
+            for number in range(20):
+                assert await ours.read(100) == theirs.read(100)
+                os.pwrite(writer.fileno(), b"%d" % number * 50, 100 * number + 100)
+            assert await ours.readline() == theirs.readline()
+
+
+async def test_positional_writes_beside_reads_are_seen_by_later_reads(tmp_path: Path) -> None:
+    """A read that was begun together with the write may have read ahead what was there before. Those after it may not."""
+    path = tmp_path / "a"
+    for number in range(100):
+        path.write_bytes(b"a" * 300_000)
+        async with aiouring.open(path, "r+b") as file:
+            first = asyncio.ensure_future(called(file.read(10)))
+            await asyncio.gather(*[called(file.pwrite(b"b" * 1000, 20_000 + 1000 * place)) for place in range(number % 7 + 1)], first)
+            await file.seek(10, 0)
+            assert await file.read(19_990) == b"a" * 19_990
+            assert await file.read(1000) == b"b" * 1000
+
+
+# -- what is refused, and in which order it is looked at ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+@pytest.mark.parametrize("closed", [False, True])
+async def test_arguments_are_looked_at_first(buffering: int, closed: bool, tmp_path: Path) -> None:
+    """Of two mistakes the one is named that the built-in names."""
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    calls: list[tuple[str, tuple[Any, ...]]] = [
+        ("write", ("x",)), ("write", (b"x",)), ("readinto", (b"\0\0",)), ("readinto", (bytearray(2),)), ("readinto", (5,)), ("seek", (0, 7)),
+        ("seek", (0, -1)),
+    ]  # fmt: skip
+    for mode in ("rb", "ab"):
+        with open(path, mode, buffering) as theirs:
+            async with aiouring.open(path, mode, buffering) as ours:
+                if closed:
+                    theirs.close()
+                    await ours.close()
+                for name, arguments in [*calls, *([("readinto1", (b"\0\0",))] if buffering else [])]:
+                    with pytest.raises(Exception) as expected:
+                        if getattr(theirs, name)(*arguments) is not None:
+                            raise ZeroDivisionError
+                    with pytest.raises(Exception) as found:
+                        if await getattr(ours, name)(*arguments) is not None:
+                            raise ZeroDivisionError
+                    assert (found.type, getattr(found.value, "errno", None)) == (expected.type, getattr(expected.value, "errno", None)), (mode, name)
+
+
+async def test_calls_of_no_bytes_by_position(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    async with aiouring.open(path, "rb") as reader, aiouring.open(path, "ab") as writer:
+        assert await reader.pread(0, 0) == b""
+        assert await reader.pread_into(bytearray(), 0) == await reader.preadv([], 0) == await reader.preadv([bytearray()], 0) == 0
+        assert await writer.pwrite(b"", 0) == await writer.pwritev([], 0) == await writer.pwritev([b"", b""], 0) == 0
+        for wrong in (writer.pread(0, 0), writer.pread_into(bytearray(), 0), writer.preadv([], 0), reader.pwrite(b"", 0), reader.pwritev([b""], 0)):
+            with pytest.raises(OSError) as caught:
+                await wrong
+            assert caught.value.errno == errno.EBADF
+
+
+async def test_truncate_and_flush_let_tell_tell_again(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for name in ("truncate", "flush"):
+        path.write_text("one\ntwo\n")
+        with open(path, "r+") as theirs:
+            async with aiouring.open(path, "r+") as ours:
+                assert await anext(ours) == next(theirs) == "one\n"
+                with pytest.raises(OSError, match="disabled"):
+                    await ours.tell()
+                getattr(theirs, name)()
+                await getattr(ours, name)()
+                assert await ours.tell() == theirs.tell()
+
+
+async def test_a_place_is_told_whatever_the_last_chunk_was(tmp_path: Path) -> None:
+    """The guess where it may be goes by the last chunk's ratio of bytes to characters, which leads past the end of the short one of the seek."""
+    path = tmp_path / "a"
+    path.write_bytes("\ré".encode() + "€".encode() * 5000)
+    async with aiouring.open(path, encoding="utf-8") as file:
+        assert await file.read(1) == "\n"
+        # Between the \n that \r has become and what follows: to come there, both have to be decoded together.
+        place = await file.tell()
+        assert place > 1 << 96
+        await file.seek(place)
+        assert await file.read(1) == "é"
+        assert await file.tell() == 3
+        await file.seek(3)
+        assert await file.read(2) == "€€"
+        assert await file.tell() == 9

@@ -249,7 +249,7 @@ def test_a_pipes_own_descriptors(blocking: bool, loop: Loop) -> None:
 
 def test_signals_do_not_disturb_a_read_that_waits(loop: Loop, fifo: Path) -> None:
     """EINTR: a storm of signals while a read waits, and KeyboardInterrupt out of the loop; the read goes on."""
-    seen = []
+    seen: list[int] = []
 
     async def first() -> tuple[Any, Any, asyncio.Future[bytes]]:
         reader, writer = await both_ends(fifo)

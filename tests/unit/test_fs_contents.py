@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import random
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -19,7 +21,8 @@ from typing import Any
 import pytest
 
 import aiouring
-from aiouring import fs
+from aiouring import fs, parts
+from aiouring.executor import open_in_executor, stoppable
 
 from .files import cancel_at_each_wait, close_at_each_wait, names_in, slots_in_use, small_disk, until
 
@@ -481,6 +484,95 @@ def test_a_forked_child_is_told(tmp_path: Path) -> None:
         assert await fs.read_bytes(tmp_path / "file") == b"data"
 
     aiouring.run(main())
+
+
+def state_of(thread: Path) -> str:
+    return (thread / "stat").read_text().rpartition(") ")[2][0]
+
+
+def test_a_process_that_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    """As by Ctrl-Z and fg. It interrupts what waits in the kernel's workers, which begin it again: opening a pipe that nobody reads yet."""
+    os.mkfifo(tmp_path / "fifo")
+    program = textwrap.dedent("""
+        import asyncio, sys, aiouring
+        async def write():
+            async with aiouring.open(sys.argv[1], "wb") as file:
+                await file.write(b"open")
+        async def main():
+            await asyncio.gather(aiouring.fs.write_bytes(sys.argv[1], b"call"), write())
+        aiouring.run(main())
+    """)
+    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "fifo")], stderr=subprocess.PIPE)
+    threads = Path(f"/proc/{child.pid}/task")
+
+    def workers_that_wait() -> int:
+        workers = [thread for thread in threads.iterdir() if (thread / "comm").read_text().startswith("iou-wrk")]
+        return sum("io_wq" not in (thread / "wchan").read_text() and state_of(thread) == "S" for thread in workers)
+
+    try:
+        while workers_that_wait() < 2:
+            assert child.poll() is None
+        for _ in range(3):
+            child.send_signal(signal.SIGSTOP)
+            os.waitpid(child.pid, os.WUNTRACED)
+            child.send_signal(signal.SIGCONT)
+            while state_of(threads / str(child.pid)) == "T":
+                pass
+        reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        _, errors = child.communicate(timeout=60)
+        assert child.returncode == 0, errors.decode()
+        assert sorted([os.read(reading, 4), os.read(reading, 4)]) == [b"call", b"open"]
+        os.close(reading)
+    finally:
+        child.kill()
+        child.wait()
+
+
+async def test_long_work_in_a_thread_ends_when_it_is_cancelled(tmp_path: Path) -> None:
+    """As the reading of a large file that was copied, or the listing of a large tree."""
+    begun = threading.Event()
+
+    def work(stop: threading.Event, *, patience_s: float) -> bool:
+        begun.set()
+        return stop.wait(patience_s)
+
+    task = asyncio.ensure_future(stoppable(work, patience_s=3600))
+    await until(begun.is_set)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await stoppable(work, patience_s=0) is False
+
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+    stop, go_on = threading.Event(), threading.Event()
+    stop.set()
+    whole = hashlib.sha256(bytes(3_000_000)).hexdigest()
+    with open(tmp_path / "file", "rb+") as file:
+        os.fsync(file.fileno())
+        assert parts.checksum_on_disk(go_on, str(tmp_path / "file"), file.fileno()) == whole
+        assert parts.checksum_on_disk(stop, str(tmp_path / "file"), file.fileno()) != whole
+    assert parts.same_bytes(go_on, str(tmp_path / "file"), str(tmp_path / "file"))
+    assert not parts.same_bytes(stop, str(tmp_path / "file"), str(tmp_path / "file"))
+
+
+def test_a_descriptor_of_a_call_that_is_closed_in_the_executor(tmp_path: Path) -> None:
+    """On another loop than ours. The coroutine is gone when the thread has opened the file: nobody but the thread's future can close it."""
+
+    async def main() -> None:
+        await asyncio.to_thread(os.getpid)
+        before = names_in(Path("/proc/self/fd"))
+        for _ in range(10):
+            call = open_in_executor(tmp_path, os.O_RDONLY, 0, None)
+            call.send(None)
+            call.close()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        await until(lambda: names_in(Path("/proc/self/fd")) == before)
+
+    loop = asyncio.SelectorEventLoop()
+    try:
+        loop.run_until_complete(asyncio.wait_for(main(), 30))
+    finally:
+        loop.close()
 
 
 def test_everything_works_on_asyncios_own_loop(tmp_path: Path) -> None:

@@ -192,6 +192,26 @@ async def test_the_target_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert same(src, dst)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs program: root, to own files of two groups")
+async def test_the_group_reads_nothing_that_is_not_for_it(tmp_path: Path) -> None:
+    """While it is written the copy has this process's group, and not yet that of the file which it will replace."""
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    src.write_bytes(os.urandom(5_000_000))
+    src.chmod(0o660)
+    dst.write_bytes(b"old")
+    os.chown(dst, 0, 2345)
+    seen: set[tuple[int, int]] = set()
+
+    def look(done: int, total: int) -> None:
+        (temporary,) = names_in(tmp_path) - {"src", "dst"}
+        found = (tmp_path / temporary).stat()
+        seen.add((found.st_gid, stat.S_IMODE(found.st_mode)))
+
+    await fs.copyfile(src, dst, progress=look)
+    assert seen == {(os.getegid(), 0o600)}
+    assert (dst.stat().st_gid, stat.S_IMODE(dst.stat().st_mode)) == (2345, 0o660)
+
+
 @pytest.mark.parametrize("again", [False, True])
 async def test_a_copy_is_cancelled_at_each_wait(tmp_path: Path, again: bool) -> None:
     src, dst = tmp_path / "src", tmp_path / "dst"
@@ -462,6 +482,36 @@ async def test_a_trees_errors_come_together(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await fs.copytree(tmp_path / "missing", tmp_path / "fifth")
     assert not (tmp_path / "fifth").exists()
+
+
+async def test_a_tree_whose_files_come_and_go(tmp_path: Path) -> None:
+    """What has gone between the listing and its copy is one error, and all the rest is copied."""
+    src = tmp_path / "src"
+    src.mkdir()
+    for number in range(300):
+        (src / f"{number}").write_bytes(b"stays")
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for number in range(100):
+                (src / f"comes and goes {number}").touch()
+            for number in range(100):
+                (src / f"comes and goes {number}").unlink()
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for turn in range(20):
+            dst = tmp_path / f"dst {turn}"
+            try:
+                await fs.copytree(src, dst)
+            except shutil.Error as errors:
+                assert all("comes and goes" in os.path.basename(source) for source, _, _ in errors.args[0]), errors
+            assert {name for name in names_in(dst) if not name.startswith("comes")} == {str(number) for number in range(300)}
+    finally:
+        stop.set()
+        changing.join()
 
 
 async def test_a_tree_into_itself_ends(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -254,6 +255,45 @@ def test_results_survive_their_json(result: RowResult) -> None:
     assert report.results_of_json(found) == []
 
 
+def one_row(name: str, figure: float, **about: object) -> dict[str, Any]:
+    row = next(row for row in ROWS if row.name == name)
+    return report.as_json([RowResult(row, {OURS: samples(figure)})], [Contestant(OURS, version="1")], about)
+
+
+def test_a_parts_rows_take_the_place_of_the_same_rows_and_the_table_keeps_its_order() -> None:
+    whole = report.merged(one_row("udp", 1.0, cpu="whole"), one_row("static-1MiB", 2.0, cpu="first"), one_row("tcp-protocol", 3.0, cpu="second"))
+    found = report.merged(whole, one_row("static-1MiB", 4.0, cpu="third"))
+    assert [(one.row.name, one.samples) for one in report.results_of_json(found)] == [
+        ("tcp-protocol", {OURS: samples(3.0)}),
+        ("udp", {OURS: samples(1.0)}),
+        ("static-1MiB", {OURS: samples(4.0)}),
+    ]
+    assert found["about"] == {"cpu": "whole"}
+    assert found["parts"] == [{"about": {"cpu": "second"}, "rows": ["tcp-protocol"]}, {"about": {"cpu": "third"}, "rows": ["static-1MiB"]}]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_rows_of_programs_have_a_table_of_their_group_with_a_column_for_each(result: RowResult) -> None:
+    libraries = {"group": "files", "loops": (), "floor": ("floor_file",)}
+    wide = RowResult(
+        make_row(extra_peers=("aiofiles", "dd"), **libraries),
+        {"floor": samples(1.0), "aiofiles": samples(8.0), "dd": samples(None), OURS: samples(2.0)},
+        {"dd": "dd ended with status 1"},
+    )
+    narrow = RowResult(make_row(extra_peers=("aiofiles",), **libraries | {"floor": ()}), {"floor": [], "aiofiles": samples(8.0), OURS: samples(2.0)})
+    notes = report.Notes()
+    (first, *_), (title, heads, lines) = report.tables([result, wide, narrow], [], notes)
+    assert (first, title) == ("", "files")
+    assert heads == ["row", "figure", "floor", "aiofiles", "dd", "ours", "ours / floor", "goal"]
+    figure = "CPU time, µs/message"
+    mark = f"[{notes.sentences.index('dd: dd ended with status 1') + 1}]"
+    assert lines == [
+        ["a row", figure, "1.00", "8.00", mark, "2.00", "2.00 (2.00–2.00)", "–"],
+        ["a row", figure, "–", "8.00", "–", "2.00", "–", "–"],
+    ]
+    assert [title for title, _, _ in report.tables([wide], [], notes)] == ["files"]
+
+
 def test_the_document_gets_its_results_between_the_marks(result: RowResult) -> None:
     result.row = ROWS[0]
     machine: dict[str, object] = {"cpu": "a CPU", "cores": 2, "memory_gib": 4.0, "kernel": "6.1", "python": "3.11", "instructions": "not available"}
@@ -265,6 +305,9 @@ def test_the_document_gets_its_results_between_the_marks(result: RowResult) -> N
     assert "| TCP echo 1 KiB × 50, Protocol | CPU time, µs/message | 1.00 |" in text
     assert "![TCP echo](charts/tcp-echo.svg)" in text
     assert "uvloop 0.23.0" in text
+    assert "Rows of another run" not in text
+    joined = report.merged(found, found | {"about": machine | {"rounds": 9}})
+    assert "Rows of another run (tcp-protocol): a CPU, 2 cores, 4.0 GiB; Linux 6.1; Python 3.11; 9 rounds" in document.section(joined, {})
     assert text.startswith("# Performance\n")
     assert text.endswith(f"{document.END}\n")
 
@@ -285,6 +328,40 @@ def test_a_markdown_cell_keeps_to_its_cell() -> None:
 def test_a_build_needs_a_checkout_and_a_name_that_is_free(text: str) -> None:
     with pytest.raises(SystemExit, match="--build"):
         command_line.parse_builds([text])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], "bench.json"),
+        (["--details"], "bench.json"),
+        (["--only", "udp"], "bench-part.json"),
+        (["--quick"], "bench-part.json"),
+        (["--rounds", "3"], "bench-part.json"),
+        (["--against", "none"], "bench-part.json"),
+        (["--only", "udp", "--json", "mine.json"], "mine.json"),
+    ],
+)
+def test_a_restricted_run_does_not_take_the_place_of_a_whole_runs_figures(
+    arguments: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QUICK", raising=False)
+    assert command_line.json_path(command_line.parse(arguments)).name == name
+
+
+def test_a_document_of_some_rows_is_refused() -> None:
+    with pytest.raises(SystemExit, match="would lose the other rows"):
+        command_line.main(["--only", "udp", "--document"])
+
+
+def test_the_list_names_rows_with_who_takes_part_and_the_goals(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["--only", "file-depth-1,relay", "--list"]) == 0
+    relay, depth = capsys.readouterr().out.splitlines()
+    assert relay.split()[0] == "relay"
+    assert relay.endswith("| against haproxy | no goal")
+    assert depth.split()[0] == "file-depth-1"
+    assert "against floor, aiofiles, caio" in depth
+    assert "CPU time per message ≤ 6 µs; rate by CPU time ≥ 10 × aiofiles" in depth
 
 
 @pytest.mark.parametrize("arguments", [["--only", "nothing-like-this"], ["--only", "udp", "--against", "trio"]])

@@ -7,21 +7,22 @@ import json
 import os
 import sys
 
+# A script's folder comes first among those where modules are looked for.
+from rings import Ring  # type: ignore[import-not-found]
+
 from aiouring.bpf import Object, kernel_support
 
-# The import above reads files that only root may; from here on this process is nobody.
+source, way, how = sys.argv[1:]
+with open(source, "rb") as file:
+    image = file.read()
+
+# The interpreter and the object may lie where only root may read, so that this comes after them. From here on this process is nobody.
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 
-sys.path.insert(0, os.path.dirname(__file__))
-from rings import Ring  # noqa: E402
-
-source, way, how = sys.argv[1:]
 report: dict[str, object] = {"support": kernel_support()}
 try:
-    with open(source, "rb") as file:
-        image = file.read()
     adopted = Object.from_pinned(how, image) if way == "pinned" else Object.from_descriptors(json.loads(how), image)
 except OSError as error:
     report["error"] = f"{type(error).__name__} {error.errno}"

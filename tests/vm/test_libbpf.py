@@ -29,8 +29,6 @@ NUMBER = 300
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("objects")
     build_object(SOURCE, folder / "nop.bpf.o", [INCLUDE])
-    # A process without privileges reads it too.
-    folder.chmod(0o755)
     return folder / "nop.bpf.o"
 
 
@@ -154,10 +152,10 @@ def test_a_refused_program_gives_the_verifiers_log(refused: Path, ring: Ring) ->
         hook.load(ring.fd)
     assert refusal.value.errno == errno.EACCES
     assert refusal.value.filename == "refused.bpf.o"
-    # The log names the source's line; the text has its end, the attribute all of it.
-    assert "invalid mem access" in str(refusal.value)
+    # The text has the log's end, with what is wrong; the attribute has all of it, from the first instruction on.
+    assert "mem_or_null" in str(refusal.value)
     assert "processed " in str(refusal.value)
-    assert "R1=ctx()" in refusal.value.log
+    assert "BEGIN PROG LOAD LOG" in refusal.value.log
     assert len(refusal.value.log) > 1000
     with pytest.raises(RuntimeError, match="is refused"):
         hook.load(ring.fd)
@@ -243,6 +241,32 @@ def test_maps(built: Path, ring: Ring) -> None:
     assert memory[3] == 5
 
 
+def test_an_arena(tmp_path: Path, ring: Ring) -> None:
+    """Memory that program and process share. An older clang has no pointers into it, but the map is the same."""
+    source = tmp_path / "arena.bpf.c"
+    arena = "__uint(type, 33); __uint(map_flags, BPF_F_MMAPABLE); __uint(max_entries, 3);"
+    source.write_text(f'#include "{SOURCE}"\nstruct {{ {arena} }} arena SEC(".maps");\n')
+    build_object(source, tmp_path / "arena.bpf.o", [INCLUDE])
+    with opened(tmp_path / "arena.bpf.o", ring) as hook:
+        hook.load(ring.fd)
+        memory = hook.maps["arena"].memory
+        assert (memory.nbytes, memory.readonly) == (3 * os.sysconf("SC_PAGE_SIZE"), False)
+        memory[5000] = 7
+        assert hook.maps["arena"].memory[5000] == 7
+    # libbpf's mapping stays for as long as somebody looks at it.
+    assert memory[5000] == 7
+
+
+def test_loading_needs_privileges_and_says_which(built: Path) -> None:
+    program = (
+        "import os, sys\nfrom aiouring.bpf import Object\nhook = Object.open(sys.argv[1])\nos.setresuid(65534, 65534, 65534)\n"
+        "try: hook.load()\nexcept OSError as error: print(error.errno, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(built)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{errno.EPERM} ")
+    assert "this process lacks CAP_BPF and CAP_PERFMON" in done.stdout
+
+
 def test_a_forked_child_leaves_its_parents_hook_alone(built: Path, ring: Ring) -> None:
     with loaded(built, ring) as hook:
         hook.attach()
@@ -273,7 +297,7 @@ def test_detaching_works_although_a_child_has_the_link_too(built: Path, ring: Ri
 
 def run_unprivileged(*arguments: str, pass_fds: list[int]) -> dict[str, object]:
     command = [sys.executable, str(HERE / "attach.py"), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=pass_fds)
+    done = subprocess.run(command, capture_output=True, text=True, pass_fds=pass_fds)
     assert done.returncode == 0, done.stderr
     report: dict[str, object] = json.loads(done.stdout)
     return report

@@ -14,7 +14,7 @@
 #include "hook.h"
 
 /* Tells the loop that a program knows tasks. */
-const volatile aiouring_u32 aiouring_has_tasks = AIOURING_HOOK_ABI;
+__attribute__((visibility("default"), used)) const volatile aiouring_u32 aiouring_has_tasks = AIOURING_HOOK_ABI;
 
 enum aiouring_task_op {
     AIOURING_START = 1,

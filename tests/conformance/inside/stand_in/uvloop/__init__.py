@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
-_NAME = os.environ["CONFORMANCE_LOOP"]
+_NAME, _, _HOOK_ENGINE = os.environ["CONFORMANCE_LOOP"].partition("-hook-")
 _module: Any = importlib.import_module(_NAME)
 
 # `uvloop._testbase` is the suite's own helper module; all else of uvloop stays unreachable.
@@ -20,10 +20,26 @@ __path__.append(os.environ["CONFORMANCE_UVLOOP_TESTBASE"])
 Loop: Any = _module.SelectorEventLoop if _NAME == "asyncio" else _module.Loop
 EventLoopPolicy: Any = _module.DefaultEventLoopPolicy if _NAME == "asyncio" else _module.EventLoopPolicy
 
+if _HOOK_ENGINE:
+    from aiouring.bpf import Hook
+
+    class Loop(_module.Loop):  # type: ignore[misc,no-redef]
+        """The loop under test with a hook that leaves every completion to Python."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            Hook.load("wake", engine=_HOOK_ENGINE).attach(self)  # type: ignore[arg-type]
+
+    class EventLoopPolicy(_module.EventLoopPolicy):  # type: ignore[misc,no-redef]
+        """The policy of such loops."""
+
+        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            return new_event_loop()
+
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop.new_event_loop, of the loop under test."""
-    loop: asyncio.AbstractEventLoop = Loop() if _NAME == "asyncio" else _module.new_event_loop()
+    loop: asyncio.AbstractEventLoop = Loop() if _NAME == "asyncio" or _HOOK_ENGINE else _module.new_event_loop()
     return loop
 
 
