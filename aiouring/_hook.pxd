@@ -115,6 +115,7 @@ cdef class Region:
     cdef uint8_t *memory
     cdef readonly size_t size
     cdef aiouring_control *control
+    cdef uint32_t fork_generation               # see _ring.fork_generation
     cdef bint registered                        # with the ring, which it is once and for all
     cdef uint32_t free_tasks[1024]              # a stack
     cdef uint32_t free_task_count

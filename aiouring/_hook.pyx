@@ -26,7 +26,7 @@ from posix.unistd cimport close as posix_close
 
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
-from aiouring._ring cimport Ring, RingHook
+from aiouring._ring cimport Ring, RingHook, fork_generation
 from aiouring.uapi cimport *
 
 import asyncio
@@ -84,6 +84,7 @@ cdef class Region:
         madvise(memory, size, MADV_DONTFORK)        # the kernel has these pages: a fork must not give the parent others
         self.memory = <uint8_t *>memory
         self.size = size
+        self.fork_generation = fork_generation()
         self.control = <aiouring_control *>memory
         self.control.abi = AIOURING_HOOK_ABI
         self.control.region_address = <uint64_t>memory
@@ -131,7 +132,7 @@ cdef class Region:
         return self.size - AIOURING_USER_OFFSET - (AIOURING_END_BYTES if self.size >= AIOURING_BIG_REGION_BYTES else 0)
 
     def __dealloc__(self):
-        if self.memory != NULL:
+        if self.memory != NULL and self.fork_generation == fork_generation():      # in a child there may be something else by now
             munmap(self.memory, self.size)
 
 

@@ -9,6 +9,7 @@ A request is answered if it came alone and whole: it begins with a prefix, ends 
 Who owns what: Answers owns its places in the region, which its server and that server's connections keep.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcmp, memcpy
@@ -29,6 +30,7 @@ cdef enum:
     ANSWERS_EACH = 16                   # of one server
 
 
+@cython.no_gc_clear                         # its destructor needs the region
 cdef class Answers:
     """The canned answers of one server."""
 

@@ -6,6 +6,10 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from aiouring.uapi cimport io_cqring_offsets, io_sqring_offsets, io_uring_buf, io_uring_cqe, io_uring_params, io_uring_sqe
 
 
+# Counts forks: memory that a child does not inherit is this process's if the number is still the one at its making.
+cdef uint32_t fork_generation() noexcept nogil
+
+
 cdef class BufferRing:
     cdef Ring ring
     cdef readonly uint16_t group            # the kernel's buf_group / bgid
@@ -14,7 +18,9 @@ cdef class BufferRing:
     cdef readonly uint32_t outstanding      # buffers that the kernel has handed to us and that were not given back
     cdef io_uring_buf *slots                # shared with the kernel; slot 0's resv is the tail
     cdef char *memory                       # entries * buffer_size bytes
-    cdef object keeper                      # whose memory it is, None: its own
+    cdef object keeper                      # whose memory it is, where it is not its own
+    cdef bint owns_memory
+    cdef uint32_t fork_generation
     cdef size_t slots_bytes, memory_bytes
 
     # The bytes of the buffer that a CQE names; it stays ours until give_back().

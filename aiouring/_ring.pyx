@@ -99,6 +99,10 @@ IOWQ_MAX_BOUNDED = 8
 IOWQ_MAX_UNBOUNDED = 32
 
 
+cdef uint32_t fork_generation() noexcept nogil:
+    return aiouring_fork_generation
+
+
 cdef io_uring_setup_refused(int error):
     """The exception for a refused io_uring_setup: what the kernel said, its likely cause, and the remedy."""
     if error == EPERM:
@@ -387,6 +391,8 @@ cdef class Ring:
         buffers.slots_bytes = (entries * sizeof(io_uring_buf) + 4095) & ~<size_t>4095
         buffers.memory_bytes = <size_t>entries * buffer_size
         buffers.keeper = keeper
+        buffers.owns_memory = keeper is None
+        buffers.fork_generation = aiouring_fork_generation
         if keeper is not None:
             slots = memory
             memory = <char *>memory + buffers.slots_bytes
@@ -621,7 +627,9 @@ cdef class BufferRing:
     def __dealloc__(self):
         # The reference to the ring is dropped before this runs, yet a ring that still had receives in flight was closed by its loop,
         # which waits for their last CQEs: nothing writes here any more.
-        if self.memory != NULL and self.keeper is None:
+        if not self.owns_memory or self.fork_generation != aiouring_fork_generation:
+            return              # in a child there may be something else by now
+        if self.memory != NULL:
             munmap(self.memory, self.memory_bytes)
-        if self.slots != NULL and self.keeper is None:
+        if self.slots != NULL:
             munmap(self.slots, self.slots_bytes)

@@ -447,6 +447,8 @@ cdef class StreamReceiver(StreamSocket):
         cdef int which
         if self.of_python:
             return False
+        if self.loop.ring.foreign_process():
+            self.loop.check_open()      # a callback forked: what comes is the parent's
         which = self.answers.find(data, length)
         if which < 0:
             self.give_to_python()

@@ -12,6 +12,7 @@ since completions may have passed unseen: such receives are cancelled and armed 
 Who owns what: a Watch owns its slot until it goes, and the region lasts as long as any of them. The buffers are the loop's, in the region's memory.
 """
 
+cimport cython
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -23,13 +24,13 @@ from aiouring._hook cimport (
     AIOURING_WATCH_MAP_ENTRIES,
     AIOURING_WATCH_MAP_OFFSET,
     HookEngine,
-    Region,
     aiouring_watch,
 )
 from aiouring._loop cimport LoopCore
 from aiouring.uapi cimport ECANCELED
 
 
+@cython.no_gc_clear                         # its destructor needs the region
 cdef class Watch:
     """The watch of one connection."""
 

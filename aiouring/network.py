@@ -26,8 +26,8 @@ from aiouring._sock import coroutine_function
 from aiouring._stream import StreamTransport
 from aiouring._stream_connect import connect_to_literal
 from aiouring._tls import SSLTransport
-from aiouring.framing import Framing
 from aiouring.bpf import hooks
+from aiouring.framing import Framing
 from aiouring.tls import SSLProtocol, context_of
 
 if TYPE_CHECKING:
@@ -137,8 +137,9 @@ class NetworkMixin(_Base):
     ) -> StreamTransport:
         self._ensure_fd_no_transport(sock)
         receiving = None
-        if isinstance(protocol, _Special):
-            protocol, receiving = protocol.made, protocol.receiving
+        made: Any = protocol
+        if isinstance(made, _Special):
+            protocol, receiving = made.made, made.receiving
         return StreamTransport(self, sock, protocol, waiter, extra, server, context, receiving)
 
     def _make_ssl_transport(
@@ -227,7 +228,10 @@ class NetworkMixin(_Base):
     def create_connection(  # type: ignore[override]
         self, protocol_factory: ProtocolFactory, host: Any = None, port: Any = None, **arguments: Any
     ) -> Coroutine[Any, Any, tuple[Any, asyncio.BaseProtocol]]:
-        """Connect to a TCP server. Arguments, results and errors are asyncio's, and `frames` is create_server()'s. Cancelling closes what was begun."""
+        """Connect to a TCP server. Arguments, results and errors are asyncio's. Cancelling closes what was begun.
+
+        frames: as in create_server().
+        """
         if arguments.get("frames") is not None:
             return self._create_framed_connection(protocol_factory, host, port, **arguments)
         arguments.pop("frames", None)
@@ -250,7 +254,7 @@ class NetworkMixin(_Base):
 
     # -- servers ------------------------------------------------------------------------------------------------------------------
 
-    async def create_server(  # type: ignore[override]
+    async def create_server(
         self,
         protocol_factory: ProtocolFactory,
         host: Any = None,
@@ -290,8 +294,9 @@ class NetworkMixin(_Base):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        if isinstance(protocol_factory, _Special):
-            listener = Listener(self, sock, protocol_factory.made, server, receiving=protocol_factory.receiving)
+        factory: Any = protocol_factory
+        if isinstance(factory, _Special):
+            listener = Listener(self, sock, factory.made, server, receiving=factory.receiving)
         elif sslcontext is None:
             listener = Listener(self, sock, protocol_factory, server)
         else:

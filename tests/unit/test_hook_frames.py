@@ -20,7 +20,7 @@ from aiouring import Delimited, IncompleteFrameError, LengthPrefixed, _hook
 from aiouring._frames import cut
 from aiouring.bpf import Hook
 from aiouring.framing import Framing
-from tests.unit.hook_programs import ENGINES, build_program
+from tests.unit.hook_programs import ENGINES, build_program, check_fork, some
 
 
 @pytest.fixture(params=[*ENGINES, "none"])
@@ -262,7 +262,7 @@ async def plain_results(framing: Framing, streams: list[list[bytes]]) -> list[Re
 
 @pytest.mark.parametrize("protocol", [Singles, Batches])
 async def test_the_same_frames_as_plain_code(engine: str, protocol: type[Singles], rng: random.Random) -> None:
-    for _ in range(12):
+    for _ in range(some(engine, 12)):
         framing = random_framing(rng, max_frame=rng.choice([10, 300, 65_536, 1_000_000]))
         streams = [random_stream(rng, framing) for _ in range(rng.choice([1, 3, 8]))]
         expected = await plain_results(framing, streams)
@@ -383,7 +383,7 @@ async def test_more_held_than_there_are_buffers(engine: str, rng: random.Random)
 async def test_300_connections(engine: str, rng: random.Random) -> None:
     framing = Delimited(b"\n", max_delay=0.01)
     async with serving(engine, framing, Batches) as running:
-        ends = [await running.connect() for _ in range(300)]
+        ends = [await running.connect() for _ in range(some(engine, 300))]
         streams = [[encoded(framing, b"%d" % rng.randint(0, 10**9)) for _ in range(20)] for _ in ends]
         cuts = []
         for stream in streams:
@@ -397,6 +397,7 @@ async def test_300_connections(engine: str, rng: random.Random) -> None:
     assert stats_of(asyncio.get_running_loop())["slots_in_use"] == 1
 
 
+@pytest.mark.parametrize("engine", ["inline", "none"])
 async def test_more_connections_than_watches(engine: str) -> None:
     loop = asyncio.get_running_loop()
     framing = LengthPrefixed(1, max_delay=0.001)
@@ -531,7 +532,7 @@ async def test_detaching_and_attaching_with_frames_under_way(engine: str, rng: r
         ends = [await running.connect() for _ in range(5)]
         sent: list[list[bytes]] = [[] for _ in ends]
         hook: Any = running.hook
-        for round_number in range(40):
+        for round_number in range(some(engine, 40)):
             for (sock, _), frames in zip(ends, sent, strict=True):
                 new = [b"%d" % rng.randint(0, 10**12) for _ in range(4)]
                 rest = b"".join(encoded(framing, frame) for frame in new)
@@ -630,6 +631,10 @@ def test_a_loop_closes_with_frames_held(engine: str) -> None:
     with pytest.warns(ResourceWarning, match="unclosed transport"):
         del transport
         gc.collect()
+
+
+def test_a_fork_in_a_callback() -> None:
+    check_fork('frames=Delimited(b"\\r\\n\\r\\n")', more=False)
 
 
 async def test_a_program_that_knows_no_frames(tmp_path: Path, rng: random.Random) -> None:
