@@ -109,6 +109,8 @@ test-programs: dev ## unmodified programs on aiouring, against real servers
 conformance: dev ## CPython's, uvloop's and aiofiles' own tests, on each Python of the machine
 	@mkdir -p $(RESULTS)
 	@$(VPYTHON) -m tests.conformance --json $(RESULTS)/conformance.json $(ARGS)
+	@# Once more with a loop hook that leaves all to Python, on the Python of .venv alone.
+	@$(VPYTHON) -m tests.conformance --loop aiouring-hook-inline --python $(VPYTHON) --json $(RESULTS)/conformance-hook.json $(ARGS)
 
 .PHONY: test-asan
 test-asan: dev ## the unit tests under Python's debug allocator, then with the address sanitizer

@@ -4,7 +4,7 @@ Called by the Makefile as `lanes.py LANE...`; `.ci/run` prints the closing line 
 It needs nothing but Python's standard library and calls `make LANE` for each lane.
 
 A lane is a target of the Makefile. It leaves its counts in `.cache/results/` as `LANE.xml` (JUnit, what pytest writes), as
-`LANE-*.xml` where it has several parts, or as `LANE.json`:
+`LANE-*.xml` where it has several parts, or as `LANE.json` or `LANE-*.json`:
 `{"passed": 3, "failed": 1, "skipped": 1, "skips": [{"test": "name", "reason": "needs kernel: opcode FTRUNCATE"}]}`.
 A lane that ends with a status other than 0 has failed, whatever it counted; so has one that counted no test, unless
 `[tool.aiouring]` of pyproject.toml lists it as one without tests. Skips are bounded in `[tool.aiouring.skips]` there, and each
@@ -94,7 +94,7 @@ def read_json(path: Path) -> Counts:
 
 
 def result_files(results: Path, lane: str) -> list[Path]:
-    return sorted([*results.glob(f"{lane}.xml"), *results.glob(f"{lane}-*.xml"), *results.glob(f"{lane}.json")])
+    return sorted([*results.glob(f"{lane}.xml"), *results.glob(f"{lane}-*.xml"), *results.glob(f"{lane}.json"), *results.glob(f"{lane}-*.json")])
 
 
 def read_lane(results: Path, lane: str) -> Counts:

@@ -49,6 +49,7 @@ cdef class Object:
     cdef bpf_map *ops_map(self) except? NULL
     cdef collect_maps(self)
     cdef section_name(self, bpf_map *map)
+    cdef adopt(self, fds)
     cdef bint has_ops(self)
     cdef Map ops(self)
     cdef register(self)

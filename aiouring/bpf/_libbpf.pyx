@@ -17,7 +17,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport EBUSY, EINVAL, ENODATA, ENOENT, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close as posix_close
 
@@ -229,6 +229,7 @@ cdef class Map:
     cdef describe(self):
         cdef bpf_map_info info
         cdef uint32_t size = sizeof(info)
+        memset(&info, 0, sizeof(info))      # newer kernels take questions in it
         if bpf_map_get_info_by_fd(self.fd, &info, &size) != 0:
             raise HookError(errno, f"the kernel says nothing about the map: {os.strerror(errno)}", self.source)
         self.type, self.key_size, self.value_size = info.type, info.key_size, info.value_size
@@ -474,6 +475,8 @@ cdef class Object:
                 constants = [known for section, found in self.sections.items() if section.startswith(".rodata") for known in found]
                 raise KeyError(f"{self.name} has no constant {name!r}; it has {', '.join(sorted(constants)) or 'none'}")
             if isinstance(value, int):
+                if variable.size > 8:
+                    raise ValueError(f"{self.name}: {name} is no integer: it takes {variable.size} bytes")
                 try:
                     value = value.to_bytes(variable.size, "little", signed=variable.format in "bhiq")
                 except OverflowError:
@@ -560,7 +563,8 @@ cdef class Object:
             map = bpf_object__next_map(self.handle.object, map)
         return names
 
-    def adopt(self, fds):
+    cdef adopt(self, fds):
+        """Take over the maps of another process. The descriptors are the object's once this returns, and the caller's if it raises."""
         cdef Map found
         adopted = {}
         try:
@@ -569,6 +573,10 @@ cdef class Object:
                 found.name, found.source, found.fd = map_name, f"{self.name}: {map_name}", fd
                 adopted[map_name] = found
                 found.describe()
+                if found.type == BPF_MAP_TYPE_STRUCT_OPS:
+                    value = found.lookup(bytes(4))
+                    begin = layout_of_kernel()["ring_fd"]
+                    self.ring_fd = int.from_bytes(value[begin:begin + 4], "little")
         except BaseException:
             for found in adopted.values():
                 found.fd = -1
@@ -577,10 +585,6 @@ cdef class Object:
             found.owns_fd = True
         self.found_maps = adopted
         self.state = "adopted"
-        value = self.ops().lookup(bytes(4)) if self.has_ops() else None
-        if value is not None:
-            begin = layout_of_kernel()["ring_fd"]
-            self.ring_fd = int.from_bytes(value[begin:begin + 4], "little")
 
     cdef bint has_ops(self):
         return any((<Map>found).type == BPF_MAP_TYPE_STRUCT_OPS for found in self.found_maps.values())

@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds that one test may take (default: %(default)g)")
     parser.add_argument("--list-failures", action="store_true", help="print the names of the failures without their tracebacks")
     parser.add_argument("--no-rerun", action="store_true", help="do not run failed tests again, alone")
+    parser.add_argument("--prepare", action="store_true", help="make the environments that the run needs, and run nothing")
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="where the counts go (default: %(default)s)")
     return parser.parse_args()
 
@@ -191,7 +192,9 @@ def main() -> int:
     """The exit status. A run that is told to end takes its children with it."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        return 0 if Session(parse_arguments()).run() else 1
+        arguments = parse_arguments()
+        session = Session(arguments)
+        return 0 if arguments.prepare or session.run() else 1
     except (suites.SuiteError, expected.ExpectationError, json.JSONDecodeError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return 2

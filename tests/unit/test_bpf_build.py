@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -137,11 +138,14 @@ def test_an_object_is_opened_without_privileges(nop: Path) -> None:
             opened.set_rodata({"steps": 1})
         with pytest.raises(ValueError, match="does not fit into target"):
             opened.set_rodata({"target": 1 << 32})
-        for call in (opened.attach, lambda: opened.globals, lambda: opened.pin("folder")):
+        with pytest.raises(ValueError, match="target has 4 bytes, not 5"):
+            opened.set_rodata({"target": b"12345"})
+        for wanted in (opened.attach, lambda: opened.globals, lambda: opened.pin("folder")):
             with pytest.raises(RuntimeError, match=r"nop\.bpf\.o is open"):
-                call()
+                wanted()
     assert opened.state == "closed"
-    for call in (opened.load, opened.map_names, opened.attach):
+    calls: list[Callable[[], object]] = [opened.load, opened.map_names, opened.attach]
+    for call in calls:
         with pytest.raises(RuntimeError, match="is closed"):
             call()
     opened.close()

@@ -82,9 +82,9 @@ def test_a_loop_that_does_not_run_yet_gets_it_when_it_runs(engine: Engine) -> No
     hook.attach(loop)
     assert not hook.attached
     loop.run_until_complete(exchange(loop))
-    assert hook.attached
+    seen = [hook.attached]
     loop.close()
-    assert not hook.attached
+    assert [*seen, hook.attached] == [True, False]
 
 
 def test_only_for_loops_of_ours() -> None:

@@ -1,8 +1,8 @@
 """Runs tests in a virtual machine whose kernel has the loop hook: what `make test-vm` calls.
 
-It runs on the host, boots the kernel by run-vm.sh, and starts two runs of pytest in the guest side by side, one for each of its processors:
-`hook`, every test with the marker `kernel_hook`, and `unit`, those of UNIT_TESTS. Each leaves a JUnit file in `.cache/results/`, through which
-the lane sees that tests with the marker really ran. It calls nothing of the package.
+It runs on the host, boots the kernel by run-vm.sh, and starts three runs in the guest side by side: `hook`, every test with the marker `kernel_hook`;
+`unit`, those of UNIT_TESTS; and `conformance`, a part of CPython's suite with a hook in the kernel. Each leaves its counts in `.cache/results/`, through
+which the lane sees that tests with the marker really ran. It calls nothing of the package.
 
 Emulated code runs about twenty times slower than the host's, so the unit tests here are a selection: what a newer kernel and another order of events
 can change, not how arguments are checked.
@@ -43,6 +43,23 @@ UNIT_TESTS = [
 ]  # fmt: skip
 
 
+# The event loop's own suite with a hook in the kernel that leaves all to Python: what the budget bears of it.
+CONFORMANCE = [
+    "-m", "tests.conformance", "--suite", "cpython", "--loop", "aiouring-hook-kernel", "--python", "3.11",
+    *(f"--only=test_{name}" for name in ("events", "sock_lowlevel", "streams", "server")),
+]  # fmt: skip
+
+
+def conformance_command() -> str:
+    """A part of CPython's test suite in the guest. Its environment is made here, where there is a network and a fast processor."""
+    prepared = subprocess.run([sys.executable, *CONFORMANCE, "--prepare"], cwd=ROOT)
+    if prepared.returncode != 0:
+        raise SystemExit("test-vm: the environment of the conformance tests cannot be made")
+    # A test's own waits are meant for this machine's speed, and so is its time-out.
+    command = [sys.executable, *CONFORMANCE, "--jobs", "1", "--timeout", "400", f"--json={RESULTS}/test-vm.json"]
+    return f"(set -o pipefail; PYTHONUNBUFFERED=1 {shlex.join(command)} 2>&1 | sed --unbuffered 's/^/conformance: /')"
+
+
 def hook_tests() -> list[str]:
     """The files that have tests with the marker. They are looked for here: collecting all tests takes minutes in the guest."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-m", MARKER, "tests/unit", "tests/vm"]
@@ -55,7 +72,8 @@ def hook_tests() -> list[str]:
 def pytest_command(name: str, files: list[str], marker: str, arguments: list[str]) -> str:
     """One run of pytest in the guest, whose lines begin with its name."""
     command = [
-        ".venv/bin/python",
+        # The guest has this machine's files under their names.
+        sys.executable,
         "-m",
         "pytest",
         *files,
@@ -96,15 +114,17 @@ def hook_tests_that_ran(results: Path) -> int:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.vm", description="Runs tests on a kernel with the loop hook, under emulation.")
-    parser.add_argument("--only", choices=["hook", "unit"], help="leave the other run out")
+    parser.add_argument("--only", choices=["hook", "unit", "conformance"], help="leave the other runs out")
     parser.add_argument("files", nargs="*", help="these test files in place of the run's own")
     options, for_pytest = parser.parse_known_args(arguments)
     RESULTS.mkdir(parents=True, exist_ok=True)
     selection = {"hook": (options.files or hook_tests(), MARKER), "unit": (options.files or UNIT_TESTS, f"not {MARKER}")}
-    names = [options.only] if options.only else ["hook", "unit"]
+    names = [options.only] if options.only else ["hook", "unit", "conformance"]
+    runs = []
     for name in names:
         (RESULTS / f"test-vm-{name}.xml").unlink(missing_ok=True)
-    script = guest_script([pytest_command(name, *selection[name], for_pytest) for name in names])
+        runs.append(conformance_command() if name == "conformance" else pytest_command(name, *selection[name], for_pytest))
+    script = guest_script(runs)
 
     begin_s = time.monotonic()
     print(f"test-vm: booting Linux {(KERNEL.parent / 'version').read_text().strip()} under emulation, for {' and '.join(names)}", flush=True)
