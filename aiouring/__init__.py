@@ -3,6 +3,7 @@
 from aiouring import bpf, fs
 from aiouring._errors import RingUnavailable
 from aiouring.files import open  # noqa: A004
+from aiouring.framing import Delimited, IncompleteFrameError, LengthPrefixed
 from aiouring.loop import Loop, new_event_loop
 from aiouring.path import Path
 from aiouring.runner import EventLoopPolicy, install, run
@@ -10,7 +11,10 @@ from aiouring.streams import StreamReader, StreamWriter, open_connection, open_u
 from aiouring.tasks import copy, relay, send_file
 
 __all__ = [
+    "Delimited",
     "EventLoopPolicy",
+    "IncompleteFrameError",
+    "LengthPrefixed",
     "Loop",
     "Path",
     "RingUnavailable",

@@ -1,6 +1,6 @@
 # Loop hooks: the region that a program and the loop share, the two engines, tasks. See _hook.pyx.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from aiouring._ring cimport Ring, RingHook
 from aiouring._sockop cimport SocketOperation
@@ -16,6 +16,23 @@ cdef extern from "aiouring/inline.h" nogil:
         AIOURING_TASKS_MAX
         AIOURING_TASK_BYTES
         AIOURING_USER_OFFSET
+        AIOURING_WATCH_MAP_OFFSET
+        AIOURING_WATCH_MAP_ENTRIES
+        AIOURING_WATCHES_OFFSET
+        AIOURING_WATCHES_MAX
+        AIOURING_WATCH_BYTES
+        AIOURING_BIG_REGION_BYTES
+        AIOURING_BUFFERS
+        AIOURING_BUFFER_BYTES
+        AIOURING_ANSWERS_MAX
+        AIOURING_ANSWER_BYTES
+        AIOURING_ANSWER_PREFIX_MAX
+        AIOURING_ANSWER_BODY_MAX
+        AIOURING_BUFFERS_END_BYTES
+        AIOURING_END_BYTES
+        AIOURING_WATCH_PREFIXED
+        AIOURING_WATCH_DELIMITED
+        AIOURING_WATCH_RESPOND
         AIOURING_NS_TASK
         AIOURING_COUNTERS
         AIOURING_BLOCKS_MAX
@@ -34,7 +51,9 @@ cdef extern from "aiouring/inline.h" nogil:
         uint32_t mail_head, mail_tail, woken, fault
         int32_t fault_value
         uint32_t tasks_live
-        uint64_t timer_deadline_ns
+        uint64_t timer_deadline_ns, hold_until_ns
+        uint32_t held_buffers, answers_in_flight
+        uint64_t answered, passed_on
         uint64_t steps, cqes, consumed, held, woke, submitted
         uint64_t counters[64]
 
@@ -60,6 +79,24 @@ cdef extern from "aiouring/inline.h" nogil:
         uint64_t messages[2]
         aiouring_block block[8]
 
+    struct aiouring_watch:
+        uint64_t owner
+        uint32_t kind, waiting
+        uint32_t max_batch, size
+        uint64_t max_delay_ns, max_frame, delimiter
+        uint32_t little_endian, frames
+        uint64_t missing, value
+        uint32_t filled, answers, first_answer
+        uint64_t length, scratch
+        int32_t fd
+        uint32_t of_python, busy, sending, rest
+        int32_t rest_from
+
+    struct aiouring_answer:
+        uint32_t prefix_bytes, body_bytes
+        uint8_t prefix[256]
+        uint8_t body[4096]
+
     struct aiouring_hook:
         uint8_t *memory
         uint8_t *rings
@@ -78,11 +115,22 @@ cdef class Region:
     cdef uint8_t *memory
     cdef readonly size_t size
     cdef aiouring_control *control
+    cdef uint32_t fork_generation               # see _ring.fork_generation
     cdef bint registered                        # with the ring, which it is once and for all
     cdef uint32_t free_tasks[1024]              # a stack
     cdef uint32_t free_task_count
+    cdef uint16_t free_watches[1024]            # a stack
+    cdef uint32_t free_watch_count
+    cdef uint64_t taken_answers                 # a bit for each
 
     cdef aiouring_task *task(self, uint32_t index) noexcept nogil
+    cdef aiouring_watch *take_watch(self) noexcept          # NULL: all are taken
+    cdef void give_watch_back(self, aiouring_watch *watch) noexcept
+    cdef uint32_t watch_index(self, aiouring_watch *watch) noexcept nogil
+    cdef size_t user_bytes(self) noexcept nogil
+    cdef int32_t take_answers(self, uint32_t count) noexcept        # the first of so many in a row, -1: there are none
+    cdef void give_answers_back(self, uint32_t first, uint32_t count) noexcept
+    cdef aiouring_answer *answer(self, uint32_t index) noexcept nogil
 
 
 cdef class HookEngine(RingHook):

@@ -17,8 +17,8 @@ A HookTask owns its descriptors and its memory until the program has told its en
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.errno cimport EAGAIN, EBUSY, EFAULT, EINVAL
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, EBUSY, EFAULT, EINTR, EINVAL
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -27,7 +27,7 @@ from posix.unistd cimport close as posix_close
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
 from aiouring._operation cimport Operation
-from aiouring._ring cimport Ring, RingHook
+from aiouring._ring cimport Ring, RingHook, fork_generation
 from aiouring._sockop cimport SocketOperation
 from aiouring.uapi cimport *
 
@@ -54,7 +54,7 @@ cdef extern from *:
     const aiouring_inline_program aiouring_wake
 
 cdef enum:
-    REGION_BYTES_DEFAULT = 1024 * 1024
+    REGION_BYTES_DEFAULT = AIOURING_BIG_REGION_BYTES
     REGION_BYTES_MAX = 256 * 1024 * 1024        # the verifier's bound for fixed offsets is 2^29
     OP_START = 1                                # aiouring_task_op of tasks.h
     OP_CANCEL = 2
@@ -63,7 +63,7 @@ cdef enum:
     SEND_FILE_BYTES = 128 * 1024
 
 RELAY_BYTES_DEFAULT = RELAY_BYTES
-SHIPPED = {"standard": "tasks, and everything else to Python", "wake": "everything to Python"}
+SHIPPED = {"standard": "tasks, watched connections, and everything else to Python", "wake": "everything to Python"}
 
 
 cdef uint64_t now_ns() noexcept nogil:
@@ -88,18 +88,55 @@ cdef class Region:
         madvise(memory, size, MADV_WIPEONFORK)
         self.memory = <uint8_t *>memory
         self.size = size
+        self.fork_generation = fork_generation()
         self.control = <aiouring_control *>memory
         self.control.abi = AIOURING_HOOK_ABI
         self.control.region_address = <uint64_t>memory
         for i in range(AIOURING_TASKS_MAX):
             self.free_tasks[i] = AIOURING_TASKS_MAX - 1 - i
         self.free_task_count = AIOURING_TASKS_MAX
+        for i in range(AIOURING_WATCHES_MAX):
+            self.free_watches[i] = <uint16_t>(AIOURING_WATCHES_MAX - 1 - i)
+        self.free_watch_count = AIOURING_WATCHES_MAX
 
     cdef aiouring_task *task(self, uint32_t index) noexcept nogil:
         return <aiouring_task *>(self.memory + AIOURING_TASKS_OFFSET + <size_t>index * AIOURING_TASK_BYTES)
 
+    cdef aiouring_watch *take_watch(self) noexcept:
+        if self.free_watch_count == 0:
+            return NULL
+        self.free_watch_count -= 1
+        return <aiouring_watch *>(self.memory + AIOURING_WATCHES_OFFSET
+                                  + <size_t>self.free_watches[self.free_watch_count] * AIOURING_WATCH_BYTES)
+
+    cdef void give_watch_back(self, aiouring_watch *watch) noexcept:
+        self.free_watches[self.free_watch_count] = <uint16_t>self.watch_index(watch)
+        self.free_watch_count += 1
+
+    cdef uint32_t watch_index(self, aiouring_watch *watch) noexcept nogil:
+        return <uint32_t>((<uint8_t *>watch - self.memory - AIOURING_WATCHES_OFFSET) // AIOURING_WATCH_BYTES)
+
+    cdef int32_t take_answers(self, uint32_t count) noexcept:
+        cdef uint64_t wanted = (<uint64_t>1 << count) - 1
+        cdef uint32_t first
+        for first in range(AIOURING_ANSWERS_MAX - count + 1):
+            if not self.taken_answers & wanted << first:
+                self.taken_answers |= wanted << first
+                return <int32_t>first
+        return -1
+
+    cdef void give_answers_back(self, uint32_t first, uint32_t count) noexcept:
+        self.taken_answers &= ~(((<uint64_t>1 << count) - 1) << first)
+
+    cdef aiouring_answer *answer(self, uint32_t index) noexcept nogil:
+        return <aiouring_answer *>(self.memory + self.size - AIOURING_END_BYTES + <size_t>index * AIOURING_ANSWER_BYTES)
+
+    cdef size_t user_bytes(self) noexcept nogil:
+        """What is the program's own, from AIOURING_USER_OFFSET on."""
+        return self.size - AIOURING_USER_OFFSET - (AIOURING_END_BYTES if self.size >= AIOURING_BIG_REGION_BYTES else 0)
+
     def __dealloc__(self):
-        if self.memory != NULL:
+        if self.memory != NULL and self.fork_generation == fork_generation():      # in a child there may be something else by now
             munmap(self.memory, self.size)
 
 
@@ -129,6 +166,9 @@ cdef class HookEngine(RingHook):
         if self.through:
             return self.ring.enter_kernel(wait_nr, timeout_ns)
         self.control.woken = 0
+        self.control.hold_until_ns = 0
+        if self.control.mail_head == self.control.mail_tail:
+            self.control.held_buffers = 0           # the loop has given them back
         return self.enter_program(wait_nr, timeout_ns)
 
     cdef bint ready(self) noexcept nogil:
@@ -150,6 +190,13 @@ cdef class HookEngine(RingHook):
 
     cdef uint32_t reaps_max(self) noexcept nogil:
         return AIOURING_MAIL_ENTRIES
+
+    cdef void finish_sends(self) noexcept nogil:
+        # An answer goes out, or does not, while it is submitted, so this goes round once or twice; the bound is for a peer that never stops asking.
+        cdef int tries = 100
+        while self.control.answers_in_flight and tries and not self.through:
+            self.enter(0, 0)
+            tries -= 1
 
     cdef void begin_close(self) noexcept nogil:
         self.control.closing = 1
@@ -201,7 +248,7 @@ cdef class HookEngine(RingHook):
         cdef int rc = 0
         self.through = self.given_up = True
         self.detach_program()
-        if self.control.tasks_live:
+        if self.control.tasks_live or self.control.answers_in_flight:
             engine = make_inline(self.ring, self.region, &aiouring_standard, None)
             engine.caretaker = True
             engine.control.closing = 1
@@ -226,6 +273,7 @@ cdef class HookEngine(RingHook):
         elif not self.through:
             if self.control.tasks_live:
                 raise RuntimeError(f"{self.control.tasks_live} tasks run in this hook: await or cancel them before it is detached")
+            self.finish_sends()
             self.through = self.given_up = True
             self.detach_program()
 
@@ -239,7 +287,7 @@ cdef class HookEngine(RingHook):
         return [self.control.counters[i] for i in range(AIOURING_COUNTERS)]
 
     def stats(self):
-        """Steps of the program, completions by verdict, and tasks that run, since the region was made."""
+        """Steps of the program, completions by verdict, tasks that run, and requests that were answered and passed on, since the region was made."""
         return {
             "steps": self.control.steps,
             "cqes": self.control.cqes,
@@ -247,6 +295,8 @@ cdef class HookEngine(RingHook):
             "held": self.control.held,
             "woke": self.control.woke,
             "tasks": self.control.tasks_live,
+            "answered": self.control.answered,
+            "passed_on": self.control.passed_on,
         }
 
     def memory(self):
@@ -264,7 +314,7 @@ cdef class _RegionBuffer:
 
     def __cinit__(self, Region region not None):
         self.region = region
-        self.shape[0] = region.size - AIOURING_USER_OFFSET
+        self.shape[0] = region.user_bytes()
         self.strides[0] = 1
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
@@ -342,7 +392,7 @@ cdef class InlineEngine(HookEngine):
         return rc if rc < 0 else 0
 
     cdef int enter_program(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil:
-        cdef uint64_t deadline_ns = 0, now
+        cdef uint64_t deadline_ns = 0, now, until
         cdef int rc
         if wait_nr and timeout_ns > 0:
             deadline_ns = now_ns() + <uint64_t>timeout_ns
@@ -353,11 +403,14 @@ cdef class InlineEngine(HookEngine):
                 return rc
             if rc < 0 and rc != -EAGAIN and rc != -EBUSY:
                 return rc
-            if deadline_ns:
+            until = deadline_ns
+            if self.control.hold_until_ns and (until == 0 or self.control.hold_until_ns < until):
+                until = self.control.hold_until_ns
+            if until:
                 now = now_ns()
-                if now >= deadline_ns:
+                if now >= until:
                     return -ETIME
-                timeout_ns = <int64_t>(deadline_ns - now)
+                timeout_ns = <int64_t>(until - now)
 
     cdef HookEngine for_ring(self, Ring ring):
         return make_inline(ring, self.region, self.program, self.library)
@@ -417,6 +470,8 @@ cdef begin_engine(HookEngine engine, Ring ring, Region region):
     engine.control.fault = 0
     engine.control.closing = 0
     engine.describe_ring()
+    ring.hook_epoch += 1
+    memset(region.memory + AIOURING_WATCH_MAP_OFFSET, 0, AIOURING_WATCH_MAP_ENTRIES * sizeof(uint16_t))
 
 
 cdef LoopCore free_loop(object loop, object memory_bytes):

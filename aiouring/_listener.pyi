@@ -4,6 +4,9 @@ import socket
 from asyncio import AbstractEventLoop, BaseProtocol
 from collections.abc import Callable
 
+from aiouring._respond import Answers
+from aiouring.framing import Framing
+
 class Listener:
     @property
     def sock(self) -> socket.socket: ...
@@ -14,6 +17,7 @@ class Listener:
         protocol_factory: Callable[[], BaseProtocol] | None,
         server: object = None,
         accepted: Callable[[Listener, int], object] | None = None,
+        receiving: Framing | Answers | None = None,
     ) -> None: ...
     def resume(self) -> None: ...
     def stop(self) -> None: ...

@@ -41,12 +41,12 @@ cdef class Listener(Flushable):
 
     cdef LoopCore loop
     cdef readonly object sock
-    cdef object protocol_factory, server, accepted, context
+    cdef object protocol_factory, server, accepted, context, receiving
     cdef int fd, family, kind, proto
     cdef uint64_t request
     cdef bint stopped
 
-    def __init__(self, LoopCore loop not None, sock, protocol_factory, server=None, accepted=None):
+    def __init__(self, LoopCore loop not None, sock, protocol_factory, server=None, accepted=None, receiving=None):
         self.loop = loop
         self.sock = sock
         self.fd = sock.fileno()
@@ -54,6 +54,7 @@ cdef class Listener(Flushable):
         self.protocol_factory = protocol_factory
         self.server = server
         self.accepted = accepted
+        self.receiving = receiving
         self.context = PyContext_CopyCurrent()
         loop.schedule_flush(self)
 
@@ -124,7 +125,7 @@ cdef class Listener(Flushable):
         try:
             protocol = self.protocol_factory()
             taken = True
-            new_transport(self.loop, fd, self.family, self.kind, self.proto, protocol, self.server, None)
+            new_transport(self.loop, fd, self.family, self.kind, self.proto, protocol, self.server, None, self.receiving)
         except BaseException as exc:
             if not taken:
                 posix_close(fd)

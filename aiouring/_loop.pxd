@@ -49,6 +49,7 @@ cdef class LoopCore:
     cdef uint64_t turns, busy_poll_hits
     cdef AddressCache addresses
     cdef BufferRing stream_buffers, datagram_buffers
+    cdef BufferRing watch_buffers               # of connections that a hook watches, in its region. See _watch.pyx
     cdef object transports_by_fd                # asyncio's WeakValueDictionary, where datagram transports are
     cdef dict transports_by_fd_data             # and the dict under it
     cdef PyObject **transports                  # by descriptor; borrowed: a transport takes itself out before it goes

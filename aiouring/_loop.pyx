@@ -687,6 +687,8 @@ cdef class LoopCore:
         try:
             self.flush_all()
             self.submit_now()
+            if self.ring.hook is not None:
+                self.ring.hook.finish_sends()
             if self.ops.in_flight > 1:          # more than the wake-up pipe's
                 self.ring.watch_end()           # another thread may run the loop next
         finally:
@@ -749,6 +751,7 @@ cdef class LoopCore:
         self.ring_thread = syscall(SYS_gettid)
         self.stream_buffers = None
         self.datagram_buffers = None
+        self.watch_buffers = None
         new.adopt_fd()
         for index in range(count + len(requests)):
             if index >= count:
@@ -845,7 +848,7 @@ cdef class LoopCore:
         """Counters of this loop: turns, enters, waits that busy polling saved, requests in flight (slots_in_use), registered files, free
         and total receive buffers, stale CQEs."""
         cdef uint32_t total = 0, out = 0
-        for buffers in (self.stream_buffers, self.datagram_buffers):
+        for buffers in (self.stream_buffers, self.datagram_buffers, self.watch_buffers):
             if buffers is not None:
                 total += (<BufferRing>buffers).entries
                 out += (<BufferRing>buffers).outstanding

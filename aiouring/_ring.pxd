@@ -6,6 +6,10 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from aiouring.uapi cimport io_cqring_offsets, io_sqring_offsets, io_uring_buf, io_uring_cqe, io_uring_params, io_uring_sqe
 
 
+# Counts forks: memory that a child does not inherit is this process's if the number is still the one at its making.
+cdef uint32_t fork_generation() noexcept nogil
+
+
 cdef class BufferRing:
     cdef Ring ring
     cdef readonly uint16_t group            # the kernel's buf_group / bgid
@@ -14,8 +18,10 @@ cdef class BufferRing:
     cdef readonly uint32_t outstanding      # buffers that the kernel has handed to us and that were not given back
     cdef io_uring_buf *slots                # shared with the kernel; slot 0's resv is the tail
     cdef char *memory                       # entries * buffer_size bytes
+    cdef object keeper                      # whose memory it is, where it is not its own
+    cdef bint owns_memory
+    cdef uint32_t fork_generation
     cdef size_t slots_bytes, memory_bytes
-    cdef uint16_t tail
 
     # The bytes of the buffer that a CQE names; it stays ours until give_back().
     cdef char *take(self, uint32_t cqe_flags) noexcept nogil
@@ -29,6 +35,7 @@ cdef class RingHook:
     cdef int enter(self, uint32_t wait_nr, int64_t timeout_ns) noexcept nogil
     cdef uint32_t reap(self, io_uring_cqe *batch, uint32_t batch_max) noexcept nogil
     cdef bint ready(self) noexcept nogil                                        # reap() would bring something
+    cdef void finish_sends(self) noexcept nogil                                 # what its program sends itself, without waiting, is over then
     cdef void begin_close(self) noexcept nogil                                  # the loop closes: begin nothing new
     cdef uint32_t reaps_max(self) noexcept nogil                                # what reap() could bring besides the queue
     cdef int fault(self) noexcept nogil                                         # not 0: what its program did wrong
@@ -61,6 +68,7 @@ cdef class Ring:
     cdef io_sqring_offsets sq_offsets       # where things are in rings_memory
     cdef io_cqring_offsets cq_offsets
     cdef RingHook hook                      # None: completions go straight to the loop
+    cdef uint32_t hook_epoch                # how many hooks were attached so far
     cdef object region                      # the ring's MEM region, which lasts as long as the ring. See _hook.pyx
     cdef readonly uint32_t registered_files  # taken entries of the file table
     cdef uint32_t file_table_entries        # 0: no table yet
@@ -90,7 +98,8 @@ cdef class Ring:
     cdef int enable(self) except -1
     cdef int adopt_fd(self) noexcept
     cdef int disown_fd(self) noexcept
-    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size)
+    # In memory of `keeper`, if there is one: whole pages for the ring, and the buffers after them.
+    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size, void *memory=*, object keeper=*)
     # A descriptor's index in the table of registered files; -1: there is none, use the descriptor itself. See _prep.use_registered_file.
     cdef int register_file(self, int fd) noexcept
     cdef int unregister_file(self, int index) noexcept

@@ -99,6 +99,10 @@ IOWQ_MAX_BOUNDED = 8
 IOWQ_MAX_UNBOUNDED = 32
 
 
+cdef uint32_t fork_generation() noexcept nogil:
+    return aiouring_fork_generation
+
+
 cdef io_uring_setup_refused(int error):
     """The exception for a refused io_uring_setup: what the kernel said, its likely cause, and the remedy."""
     if error == EPERM:
@@ -141,6 +145,9 @@ cdef class RingHook:
 
     cdef bint ready(self) noexcept nogil:
         return False
+
+    cdef void finish_sends(self) noexcept nogil:
+        pass
 
     cdef void begin_close(self) noexcept nogil:
         pass
@@ -371,26 +378,36 @@ cdef class Ring:
             self.register(IORING_UNREGISTER_RING_FDS, &update, 1)
         return 0
 
-    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size):
-        """Map and register `entries` (a power of two) buffers of `buffer_size` bytes under a group id of their own."""
+    cdef BufferRing make_buffer_ring(self, uint32_t entries, uint32_t buffer_size, void *memory=NULL, object keeper=None):
+        """Map and register `entries` (a power of two) buffers of `buffer_size` bytes under a group id of their own.
+
+        Memory that is given belongs to `keeper`, which the buffers keep, and begins with the ring.
+        """
         cdef BufferRing buffers = BufferRing.__new__(BufferRing)
         cdef io_uring_buf_reg reg
         cdef uint32_t i
         cdef int rc
         cdef void *slots
-        cdef void *memory
         buffers.entries = entries
         buffers.buffer_size = buffer_size
         buffers.group = self.next_group
         buffers.slots_bytes = (entries * sizeof(io_uring_buf) + 4095) & ~<size_t>4095
         buffers.memory_bytes = <size_t>entries * buffer_size
-        slots = mmap(NULL, buffers.slots_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if slots == MAP_FAILED:
-            raise MemoryError("no memory for a provided-buffer ring")
-        buffers.slots = <io_uring_buf *>slots
-        memory = mmap(NULL, buffers.memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if memory == MAP_FAILED:
-            raise MemoryError("no memory for provided buffers")
+        buffers.keeper = keeper
+        buffers.owns_memory = keeper is None
+        buffers.fork_generation = aiouring_fork_generation
+        if keeper is not None:
+            slots = memory
+            memory = <char *>memory + buffers.slots_bytes
+            buffers.slots = <io_uring_buf *>slots
+        else:
+            slots = mmap(NULL, buffers.slots_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+            if slots == MAP_FAILED:
+                raise MemoryError("no memory for a provided-buffer ring")
+            buffers.slots = <io_uring_buf *>slots
+            memory = mmap(NULL, buffers.memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+            if memory == MAP_FAILED:
+                raise MemoryError("no memory for provided buffers")
         buffers.memory = <char *>memory
         # A child that inherited these pages would make every receive of the parent a copy-on-write fault.
         madvise(slots, buffers.slots_bytes, MADV_DONTFORK)
@@ -408,8 +425,7 @@ cdef class Ring:
             buffers.slots[i].addr = <uint64_t>(buffers.memory + <size_t>i * buffer_size)
             buffers.slots[i].len = buffer_size
             buffers.slots[i].bid = <uint16_t>i
-        buffers.tail = <uint16_t>entries
-        aiouring_store_release16(&buffers.slots[0].resv, buffers.tail)
+        aiouring_store_release16(&buffers.slots[0].resv, <uint16_t>entries)
         return buffers
 
     cdef bint make_file_table(self) noexcept:
@@ -591,15 +607,17 @@ cdef class BufferRing:
 
     cdef void give_back(self, uint32_t cqe_flags) noexcept nogil:
         cdef uint16_t bid = <uint16_t>(cqe_flags >> IORING_CQE_BUFFER_SHIFT)
-        cdef io_uring_buf *slot = &self.slots[self.tail & (self.entries - 1)]
+        cdef io_uring_buf *slot
+        cdef uint16_t tail
         if self.ring.foreign_process():
             return              # a callback forked, and its child comes back here: these pages are the parent's alone (DONTFORK)
+        tail = self.slots[0].resv       # where a hook's program moves it as well
+        slot = &self.slots[tail & (self.entries - 1)]
         slot.addr = <uint64_t>(self.memory + <size_t>bid * self.buffer_size)
         slot.len = self.buffer_size
         slot.bid = bid
-        self.tail += 1
         self.outstanding -= 1
-        aiouring_store_release16(&self.slots[0].resv, self.tail)
+        aiouring_store_release16(&self.slots[0].resv, <uint16_t>(tail + 1))
 
     cdef bytes take_bytes(self, uint32_t cqe_flags, Py_ssize_t length):
         cdef bytes data
@@ -612,6 +630,8 @@ cdef class BufferRing:
     def __dealloc__(self):
         # The reference to the ring is dropped before this runs, yet a ring that still had receives in flight was closed by its loop,
         # which waits for their last CQEs: nothing writes here any more.
+        if not self.owns_memory or self.fork_generation != aiouring_fork_generation:
+            return              # in a child there may be something else by now
         if self.memory != NULL:
             munmap(self.memory, self.memory_bytes)
         if self.slots != NULL:

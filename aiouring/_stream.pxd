@@ -36,6 +36,7 @@ cdef class StreamCore(StreamReceiver):
     cdef int enqueue(self, object data) except -1
     cdef int after_enqueue(self) except -1
     cdef int arm_send(self, uint32_t msg_flags) except -1
+    cdef bint may_send(self) except -1
     cdef int armed(self, io_uring_sqe *sqe, Py_ssize_t length) except -1
     cdef int arm_sendmsg(self, uint32_t msg_flags) except -1
     cdef void free_vector(self) noexcept
@@ -45,4 +46,6 @@ cdef class StreamCore(StreamReceiver):
     cdef int lose(self, object error) except -1
 
 # A transport of a connected, non-blocking descriptor, which is the transport's from here on, whatever raises.
-cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter)
+# `receiving`: a framing or _respond.Answers.
+cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter,
+                          object receiving=*)

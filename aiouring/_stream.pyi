@@ -5,7 +5,9 @@ import socket
 from contextvars import Context
 from typing import Any, final
 
+from aiouring._respond import Answers
 from aiouring._transport import SocketShell, TransportCore
+from aiouring.framing import Framing
 
 @final
 class StreamCore(TransportCore): ...
@@ -20,7 +22,9 @@ class StreamTransport(SocketShell, asyncio.Transport):
         extra: dict[str, Any] | None = None,
         server: object = None,
         context: Context | None = None,
+        receiving: Framing | Answers | None = None,
     ) -> None: ...
+    def resume_answers(self) -> None: ...
     def _force_close(self, exc: BaseException | None) -> None: ...
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None: ...
     def _make_empty_waiter(self) -> asyncio.Future[None]: ...

@@ -77,6 +77,24 @@ cdef class StreamCore(StreamReceiver):
             (<list>self.queue).append(data)
         return 0
 
+    cdef int answer(self, int which, Py_ssize_t begin) except -1:
+        # The program's own answers wait until this is out.
+        self.enqueue(self.answers.answers[which][begin:])
+        if self.watch.slot != NULL:
+            self.watch.slot.busy = True
+        return self.after_enqueue()
+
+    def resume_answers(self):
+        if self.answers is None:
+            raise RuntimeError("this connection's server has no respond=")
+        self.loop.ops.check()
+        if self.closing or self.lost:
+            return
+        self.of_python = False
+        if self.watch.slot != NULL:
+            self.watch.slot.busy = self.unsent_bytes != 0
+            self.watch.slot.of_python = False
+
     cdef int after_enqueue(self) except -1:
         if self.send_request == 0:
             if self.loop.idle_here():
@@ -98,6 +116,8 @@ cdef class StreamCore(StreamReceiver):
         if self.lost:
             return self.count_lost_write("socket.send() raised exception.") if data else 0
         self.loop.ops.check()           # refuse before anything has changed
+        if self.answers is not None:
+            self.give_to_python()
         self.enqueue(data)
         return self.after_enqueue() if self.unsent_bytes else 0
 
@@ -112,6 +132,8 @@ cdef class StreamCore(StreamReceiver):
         if self.lost:
             return self.write(b"".join(pieces))
         self.loop.ops.check()
+        if self.answers is not None:
+            self.give_to_python()
         for data in pieces:
             self.enqueue(data)
         return self.after_enqueue() if self.unsent_bytes else 0
@@ -124,12 +146,24 @@ cdef class StreamCore(StreamReceiver):
     cdef int flush(self) except -1:
         try:
             self.queue_receive()
+            if self.answers is not None and not self.lost and not self.may_send():
+                return 0
             if self.send_request == 0 and self.unsent_bytes and not self.lost:
                 self.arm_send(MSG_NOSIGNAL)
         except (OSError, MemoryError) as exc:
             # Nothing would try again: a connection that ends is better than one that hangs.
             self.fatal_error(exc, "Fatal error: the connection's requests could not be queued")
         return 0
+
+    cdef bint may_send(self) except -1:
+        """Of a connection with canned answers: whether none is on its way. What has to wait is looked at again in the next turn, when it is over."""
+        if self.watch.answering():
+            self.loop.schedule_flush(self)
+            return False
+        self.take_rest()
+        if self.closing and self.unsent_bytes == 0 and self.send_request == 0 and not self.lost:
+            self.all_sent()             # close() has waited for this
+        return not self.lost
 
     cdef int armed(self, io_uring_sqe *sqe, Py_ssize_t length) except -1:
         """The send of so many bytes is filled in. It is silent if it will probably go out at once and nobody waits for its end."""
@@ -218,6 +252,8 @@ cdef class StreamCore(StreamReceiver):
             self.loop.schedule_flush(self)
         if self.paused_protocol is not None:
             self.resume_protocol()      # may write more
+        if self.answers is not None and self.unsent_bytes == 0 and self.watch.slot != NULL:
+            self.watch.slot.busy = False
         if self.unsent_bytes == 0 and (self.closing or self.eof_written or self.empty_waiter is not None):
             self.all_sent()
         return 0
@@ -267,10 +303,15 @@ cdef class StreamCore(StreamReceiver):
         if self.closing or self.lost:
             return
         self.loop.ops.check()           # refuse before anything has changed
+        if self.answers is not None:
+            self.give_to_python()
+            self.take_rest()
+            if self.lost:
+                return
         self.closing = True
         self.want_send_to_end()
         self.loop.schedule_flush(self)          # ends the receive
-        if self.unsent_bytes == 0:
+        if self.unsent_bytes == 0 and not (self.answers is not None and self.watch.answering()):
             self.lose(None)
             self.finish()
 
@@ -279,7 +320,7 @@ cdef class StreamCore(StreamReceiver):
             return 0
         self.loop.ops.check()
         self.closing = True
-        if self.send_request == 0 and self.unsent_bytes:
+        if self.send_request == 0 and self.unsent_bytes and not (self.answers is not None and self.watch.answering()):
             # asyncio's write() hands the kernel at once what its buffer takes; an abort drops only the rest. TLS alerts rely on it.
             try:
                 self.arm_send(MSG_NOSIGNAL | MSG_DONTWAIT)
@@ -304,6 +345,10 @@ cdef class StreamCore(StreamReceiver):
         """No more data in either direction: end both requests; connection_lost follows their last CQEs."""
         if self.lost:
             return 0
+        if error is None and self.eof_received and self.framer is not None:
+            error = self.framer.incomplete()
+        if self.answers is not None:
+            self.give_to_python()
         self.lost = True
         self.error = error
         self.backlog = None
@@ -366,8 +411,10 @@ class StreamTransport(SocketShell, asyncio.Transport):
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 
-    def __init__(self, LoopCore loop not None, sock, protocol, waiter=None, extra=None, server=None, context=None):
+    def __init__(self, LoopCore loop not None, sock, protocol, waiter=None, extra=None, server=None, context=None, receiving=None):
         cdef StreamCore core = StreamCore.__new__(StreamCore)
+        if receiving is not None:
+            core.specialise(receiving, protocol)
         core.take_socket(sock)
         self._core = core
         core.attach(self, loop, None, protocol, context)
@@ -420,6 +467,14 @@ class StreamTransport(SocketShell, asyncio.Transport):
     def can_write_eof(self):
         return True
 
+    def resume_answers(self):
+        """Of a server with respond=: the protocol has answered everything that it got, so requests with canned answers need not come to it any more.
+
+        From the first request that has none, and from the first write, all requests of a connection come to the protocol, which alone knows in
+        which order it will answer them. It may call this when it has written the last byte of its answer. Raises RuntimeError without respond=.
+        """
+        (<StreamCore>self._core).resume_answers()
+
     # What `tls` and asyncio's own code (sslproto, sendfile) use of a transport beyond the public interface.
 
     def _force_close(self, exc):
@@ -444,6 +499,8 @@ class StreamTransport(SocketShell, asyncio.Transport):
     def _take_over(self):
         """For who receives from the socket from now on, for good: the protocol gets nothing more, also if it resumes reading."""
         cdef StreamCore core = self._core
+        if core.watch is not None:
+            raise RuntimeError("a connection with frames= or respond= cannot be taken over: bytes of it may be in the loop hook's hands")
         core.pause_reading()
         core.taken = True
 
@@ -487,7 +544,8 @@ cdef object name_of(object ask):
         return None
 
 
-cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter):
+cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto, object protocol, object server, object waiter,
+                          object receiving=None):
     cdef StreamCore core
     try:
         core = StreamCore.__new__(StreamCore)
@@ -499,6 +557,8 @@ cdef object new_transport(LoopCore loop, int fd, int family, int kind, int proto
         # object.__new__() would add room for attributes, which few users set.
         shell = PyType_GenericAlloc(<PyTypeObject *>StreamTransport, 0)
         shell._core = core
+        if receiving is not None:
+            core.specialise(receiving, protocol)
         if loop.is_of_transport(fd):
             loop._ensure_fd_no_transport(fd)        # somebody closed it under its transport
         core.attach(shell, loop, None, protocol, None)

@@ -3,9 +3,12 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from aiouring._frames cimport Framer
+from aiouring._respond cimport Answers
 from aiouring._ring cimport BufferRing
 from aiouring._stream_socket cimport StreamSocket
 from aiouring._transport cimport flag
+from aiouring._watch cimport Watch
 
 
 # A protocol of ours that takes what was received without a Python call. It has the methods of an asyncio.Protocol as well.
@@ -21,11 +24,15 @@ cdef class StreamReceiver(StreamSocket):
     cdef BufferRing recv_buffers                # what recv_request was armed with
     cdef bytes bulk_target                      # where a large receive goes
     cdef list backlog                           # what came after pause_reading: bytes, then perhaps None (EOF) or an exception
+    cdef Framer framer                          # cuts what comes, None: the protocol gets it as it comes
+    cdef Answers answers                        # to requests that the protocol need not see, else None
+    cdef Watch watch                            # of connections that a hook's program looks into, else None
     cdef uint32_t size_votes                    # receives in a row that speak for the other way of receiving
-    cdef uint8_t taker                          # how the protocol wants its data: PLAIN, BUFFERED, ASYNCIO_READER, DIRECT
+    cdef uint8_t taker                          # how the protocol wants its data: PLAIN, BUFFERED, ASYNCIO_READER, DIRECT, FRAMED
     cdef flag multishot                         # recv_request is the one for small data
     cdef flag bulk                              # large receives, made when there is something to receive
     cdef flag readable, bulk_queued, bulk_waits, is_internet
+    cdef flag of_python                         # of a connection with answers: the protocol has seen or written something, so their order is its own
     cdef flag reading, eof_received, recv_cancelled, backlog_scheduled
     cdef flag end_scheduled                     # deliver_end() will be called
     cdef flag taken                             # somebody else receives from the socket now, for good
@@ -51,6 +58,16 @@ cdef class StreamReceiver(StreamSocket):
     cdef int give(self, const char *data, Py_ssize_t length) except -1
     cdef int feed_reader(self, const char *data, Py_ssize_t length) except -1
     cdef int fill_buffers(self, const char *data, Py_ssize_t length) except -1
+    cdef int specialise(self, object receiving, object protocol) except -1
+    cdef int check_frame_protocol(self, object protocol) except -1
+    cdef bint watch_next(self) except -1
+    cdef bint answered(self, const char *data, Py_ssize_t length) except -1
+    cdef int answer(self, int which, Py_ssize_t begin) except -1        # the sending half does
+    cdef void give_to_python(self) noexcept
+    cdef int take_rest(self) except -1
+    cdef int settle_frames(self) except -1
+    cdef int hand_over_frames(self) except -1
+    cdef int call_with(self, str method, object argument) except -1
     cdef int protocol_raised(self, object exc, str method) except -1
     cdef int schedule_end(self, object error) except -1
     cdef int schedule_backlog(self) except -1

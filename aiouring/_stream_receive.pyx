@@ -1,6 +1,7 @@
 """The receiving half of stream socket transports: TCP and unix.
 
-Used by `_stream`, whose core inherits from StreamReceiver. Calls `_stream_socket`, `_transport`, `_loop`, `_op`, `_prep`, `_ring`.
+Used by `_stream`, whose core inherits from StreamReceiver. Calls `_stream_socket`, `_transport`, `_loop`, `_op`, `_prep`, `_ring`,
+`_frames`, `_respond`, `_watch`.
 
 Small data: one multishot RECV with provided buffers stays armed; each CQE's bytes are copied once, exactly sized, handed to the protocol,
 and the buffer goes back to the kernel in the same turn. pause_reading() cancels it at the end of the turn; what was already on its way
@@ -11,6 +12,12 @@ the protocol gets. (A BufferedProtocol gets a copy: other callbacks run while a 
 buffer_updated() the program may move what it has in its buffer.) A few connections may wait in such a RECV; the others wait with a poll
 request, and the loop starts only some RECVs in a turn: what a turn moves then stays in the processor's cache until it is sent again, and
 idle connections hold no memory. Many small receives in a row lead back to the multishot.
+
+Frames: `framer` cuts what comes, and the protocol gets whole frames once all that the kernel gave of this connection is cut. Where a loop hook runs
+its program looks into the receives too (`watch`), in buffers of their own, so that Python need not wake for less than a batch.
+
+Canned answers: requests that have one are answered by that program, or here where it leaves them to Python. From the first request on that has none,
+or the first write, the connection is the protocol's, until it says that it has answered everything (resume_answers).
 
 Who owns what: while a request is in flight its slot holds the core, and the core holds `bulk_target`, where a large receive goes.
 """
@@ -23,12 +30,15 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy
 
+from aiouring._frames cimport Framer
 from aiouring._loop cimport STREAM_BUFFER_BYTES
 from aiouring._op cimport os_error
 from aiouring._prep cimport prep_poll_add, prep_recv, prep_recv_multishot
+from aiouring._respond cimport Answers
 from aiouring._ring cimport BufferRing
 from aiouring._stream_socket cimport StreamSocket
 from aiouring._transport cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
+from aiouring._watch cimport Watch
 from aiouring.uapi cimport *
 
 import asyncio
@@ -75,8 +85,10 @@ cdef enum:
     BUFFERED                            # get_buffer(), buffer_updated()
     ASYNCIO_READER                      # asyncio's own StreamReaderProtocol: straight into its StreamReader
     DIRECT                              # one of ours
+    FRAMED                              # frames_received() for each batch, or data_received() for each frame
 
 cdef str DATA_RECEIVED = "data_received"
+cdef str FRAMES_RECEIVED = "frames_received"
 cdef object StreamReader = asyncio.StreamReader
 cdef object StreamReaderProtocol = asyncio.StreamReaderProtocol
 # What feed_reader() does in place of. Whoever replaced one of them (or a Python that this was not read in) gets the call.
@@ -113,7 +125,29 @@ cdef class DirectProtocol:
 
 cdef class StreamReceiver(StreamSocket):
 
+    cdef int specialise(self, object receiving, object protocol) except -1:
+        """To be called first of all: the protocol gets frames (for a framing), or only requests without a canned answer (for Answers)."""
+        if isinstance(receiving, Answers):
+            self.answers = receiving
+        else:
+            self.framer = Framer(receiving)
+            self.check_frame_protocol(protocol)
+        self.watch = Watch()
+        return 0
+
+    cdef int check_frame_protocol(self, object protocol) except -1:
+        if isinstance(protocol, DirectProtocol) or not (hasattr(protocol, FRAMES_RECEIVED) or hasattr(protocol, DATA_RECEIVED)):
+            raise TypeError("a connection with frames= needs a protocol with frames_received() or data_received(), which TLS and "
+                            f"aiouring's streams are not; got {protocol!r}")
+        return 0
+
     cdef int set_protocol(self, object protocol) except -1:
+        if self.framer is not None:
+            self.check_frame_protocol(protocol)
+            self.framer.whole_batches = hasattr(protocol, FRAMES_RECEIVED)
+            self.protocol = protocol
+            self.taker = FRAMED
+            return 0
         self.protocol = protocol
         # By class as in asyncio; a protocol that has only the buffered interface is taken by it, as uvloop does.
         if isinstance(protocol, DirectProtocol):
@@ -150,22 +184,42 @@ cdef class StreamReceiver(StreamSocket):
         if self.recv_request == 0:
             if self.wants_data():
                 self.arm_recv()
-        elif not self.recv_cancelled and (self.bulk == self.multishot or not self.wants_data()):
+        elif not self.recv_cancelled and (self.bulk == self.multishot or not self.wants_data()
+                                          or self.watch is not None and self.watch.outdated()):
             self.recv_cancelled = True
             self.loop.ops.cancel(self.recv_request)
         return 0
 
     cdef int arm_recv(self) except -1:
         cdef io_uring_sqe *sqe
+        cdef bint watched = False
         self.recv_cancelled = False
+        if self.watch is not None:
+            watched = self.watch_next()
+            self.bulk = self.bulk and not watched
         if self.bulk:
             return self.wait_readable()
-        self.recv_buffers = self.loop.get_stream_buffers()
+        self.recv_buffers = self.loop.watch_buffers if watched else self.loop.get_stream_buffers()
         sqe = self.loop.ops.begin(self, StreamReceiver.recv_complete, TAG_RECV)
         prep_recv_multishot(sqe, self.fd, self.recv_buffers.group)
         self.recv_request = sqe.user_data
         self.multishot = True
+        if watched:
+            self.watch.begin(self.recv_request)
         return 0
+
+    cdef bint watch_next(self) except -1:
+        """Whether the hook's program will look into the receive that is about to be armed; it knows all about it then."""
+        if not self.watch.prepare(self.loop) or self.answers is not None and not self.answers.place(self.watch.region):
+            return False
+        if self.framer is not None:
+            self.framer.describe(self.watch.slot)
+        else:
+            self.answers.describe(self.watch.slot)
+            self.watch.slot.fd = self.fd
+            self.watch.slot.of_python = self.of_python
+            self.watch.slot.busy = self.unsent_bytes != 0
+        return True
 
     @staticmethod
     cdef int recv_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
@@ -173,6 +227,10 @@ cdef class StreamReceiver(StreamSocket):
         cdef bint was_lost = self.lost
         if not cqe_flags & IORING_CQE_F_MORE:
             self.recv_request = 0
+        if self.watch is not None:
+            self.watch.delivered(self.recv_request == 0)
+            if self.answers is not None and not self.lost:
+                self.take_rest()
         try:
             if cqe_flags & IORING_CQE_F_BUFFER:
                 self.received(cqe_flags, res)
@@ -181,6 +239,11 @@ cdef class StreamReceiver(StreamSocket):
             elif tag == TAG_READABLE and res >= 0:
                 self.became_readable(res)
                 res = 1
+            if self.watch is not None:
+                if self.recv_request != 0 and self.watch.outdated() or self.recv_request == 0 and self.watch.answering():
+                    self.loop.schedule_flush(self)      # which arms the receive again, or waits for the answer's end
+                if self.framer is not None:
+                    self.settle_frames()
             if res <= 0:
                 self.received_nothing(res)
         except MemoryError as exc:
@@ -325,6 +388,8 @@ cdef class StreamReceiver(StreamSocket):
         return 0
 
     cdef int hand_over(self, bytes data) except -1:
+        if self.answers is not None and self.answered(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)):
+            return 0
         if self.taker == DIRECT:
             try:
                 (<DirectProtocol>self.protocol).receive_bytes(data)
@@ -343,6 +408,10 @@ cdef class StreamReceiver(StreamSocket):
     cdef int give(self, const char *data, Py_ssize_t length) except -1:
         """Hand over bytes that are the caller's."""
         cdef int taker = self.taker
+        if self.answers is not None and self.answered(data, length):
+            return 0
+        if taker == FRAMED:
+            return self.framer.feed(data, length)       # settle_frames() follows
         if taker == DIRECT:
             try:
                 (<DirectProtocol>self.protocol).receive(data, length)
@@ -367,6 +436,87 @@ cdef class StreamReceiver(StreamSocket):
         if isinstance(exc, (SystemExit, KeyboardInterrupt)):
             raise exc
         return self.fatal_error(exc, f"Fatal error: protocol.{method} call failed.")
+
+    # -- canned answers -----------------------------------------------------------------------------------------------------------------
+
+    cdef int answer(self, int which, Py_ssize_t begin) except -1:
+        raise NotImplementedError
+
+    cdef bint answered(self, const char *data, Py_ssize_t length) except -1:
+        """Answer a request that has a canned answer, if the protocol has nothing to do with this connection."""
+        cdef int which
+        if self.of_python:
+            return False
+        if self.loop.ring.foreign_process():
+            self.loop.check_open()      # a callback forked: what comes is the parent's
+        which = self.answers.find(data, length)
+        if which < 0:
+            self.give_to_python()
+            return False
+        self.answer(which, 0)
+        return True
+
+    cdef void give_to_python(self) noexcept:
+        """From here on the order of answers is the protocol's."""
+        self.of_python = True
+        if self.watch.slot != NULL and not self.loop.ring.foreign_process():
+            self.watch.slot.of_python = True
+
+    cdef int take_rest(self) except -1:
+        """What is left of an answer that the hook's program could not send whole."""
+        cdef uint32_t rest
+        cdef int32_t rest_from
+        if self.watch.slot == NULL or self.loop.ring.foreign_process() or self.watch.slot.rest == 0:
+            return 0
+        rest, rest_from = self.watch.slot.rest - 1 - self.watch.slot.first_answer, self.watch.slot.rest_from
+        self.watch.slot.rest = 0
+        if rest_from < 0 and rest_from != -EAGAIN and rest_from != -EINTR and rest_from != -ECANCELED:
+            return self.fatal_error(os_error(rest_from), "Fatal write error on socket transport")
+        return self.answer(<int>rest, max(rest_from, 0))
+
+    cdef int settle_frames(self) except -1:
+        """Hand the frames over if all is cut that the kernel gave of this connection."""
+        if not self.framer.has_news() or self.closing or self.lost or self.watch.more():
+            return 0
+        if self.paused:
+            return self.keep(b"") if self.backlog is None else 0        # whose turn is theirs
+        return self.hand_over_frames() if self.backlog is None else 0
+
+    cdef int hand_over_frames(self) except -1:
+        cdef list frames = self.framer.frames
+        cdef Py_ssize_t index = 0, count = len(frames)
+        self.framer.frames = []
+        try:
+            while index < count and not self.closing and not self.lost and not self.paused:
+                if self.loop.ring.foreign_process():
+                    self.loop.check_open()      # the protocol forked: what comes is the parent's
+                if self.framer.whole_batches:
+                    argument = frames[index:] if index else frames
+                    index = count
+                    self.call_with(FRAMES_RECEIVED, argument)
+                else:
+                    index += 1
+                    self.call_with(DATA_RECEIVED, frames[index - 1])
+        finally:
+            if index < count and not self.closing and not self.lost:
+                # It paused in the middle, or a KeyboardInterrupt came between.
+                self.framer.frames = frames[index:] + self.framer.frames
+                self.keep(b"")
+                if not self.paused:
+                    self.schedule_backlog()
+        if self.framer.error is not None and not self.framer.frames and not self.closing and not self.lost:
+            if self.paused:
+                return self.keep(b"")
+            return self.force_close(self.framer.error)
+        return 0
+
+    cdef int call_with(self, str method, object argument) except -1:
+        if aiouring_call_method(self.context, self.protocol, method, argument) < 0:
+            try:
+                aiouring_raise_pending()
+            except BaseException as exc:
+                self.protocol_raised(exc, f"{method}()")
+        return 0
 
     cdef int feed_reader(self, const char *data, Py_ssize_t length) except -1:
         """What asyncio's StreamReaderProtocol.data_received() and StreamReader.feed_data() do, without their two frames and the bytes object."""
@@ -514,6 +664,8 @@ cdef class StreamReceiver(StreamSocket):
                 index += 1
                 if isinstance(item, bytes):
                     self.hand_over(item)
+                    if self.framer is not None:
+                        self.settle_frames()
                 else:
                     self.schedule_end(item)
         finally:

@@ -16,15 +16,18 @@ import stat
 import sys
 import weakref
 from asyncio.log import logger
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiouring._listener import Listener
+from aiouring._respond import Answers
 from aiouring._sock import coroutine_function
 from aiouring._stream import StreamTransport
 from aiouring._stream_connect import connect_to_literal
 from aiouring._tls import SSLTransport
+from aiouring.bpf import hooks
+from aiouring.framing import Framing
 from aiouring.tls import SSLProtocol, context_of
 
 if TYPE_CHECKING:
@@ -41,6 +44,37 @@ SSLArgument = ssl.SSLContext | bool | None
 
 # 3.13 made it the default that a server removes its unix socket's file when it is closed.
 CLEANUP_SOCKET_DEFAULT = sys.version_info >= (3, 13)
+
+
+class _Special:
+    """A protocol factory on its way through asyncio's code, and a protocol that it made, with what is special in its connections' receiving."""
+
+    def __init__(self, made: Any, receiving: Framing | Answers) -> None:
+        self.made = made
+        self.receiving = receiving
+
+    def __call__(self) -> _Special:
+        return _Special(self.made(), self.receiving)
+
+
+def _specialise(
+    loop: Any, factory: ProtocolFactory, frames: Framing | None, respond: Mapping[bytes, bytes] | None, sslcontext: object
+) -> Any:
+    """The factory for asyncio's code, and the standard hook where there is none."""
+    if frames is None and respond is None:
+        return factory
+    if sslcontext:
+        raise ValueError("frames= and respond= are for connections without TLS")
+    if frames is not None and respond is not None:
+        raise ValueError("frames= and respond= cannot both be given: a canned answer belongs to a request that is no frame")
+    if frames is not None and not isinstance(frames, Framing):
+        raise TypeError(f"frames is LengthPrefixed(...) or Delimited(...), not {frames!r}")
+    if respond is not None and not isinstance(respond, Mapping):
+        raise TypeError(f"respond is a dict of prefixes and answers, not {respond!r}")
+    receiving = frames if respond is None else Answers(respond)
+    assert receiving is not None
+    hooks.attach_standard(loop)
+    return _Special(factory, receiving)
 
 
 def check_unix_arguments(
@@ -102,7 +136,11 @@ class NetworkMixin(_Base):
         context: Any = None,
     ) -> StreamTransport:
         self._ensure_fd_no_transport(sock)
-        return StreamTransport(self, sock, protocol, waiter, extra, server, context)
+        receiving = None
+        made: Any = protocol
+        if isinstance(made, _Special):
+            protocol, receiving = made.made, made.receiving
+        return StreamTransport(self, sock, protocol, waiter, extra, server, context, receiving)
 
     def _make_ssl_transport(
         self,
@@ -190,17 +228,61 @@ class NetworkMixin(_Base):
     def create_connection(  # type: ignore[override]
         self, protocol_factory: ProtocolFactory, host: Any = None, port: Any = None, **arguments: Any
     ) -> Coroutine[Any, Any, tuple[Any, asyncio.BaseProtocol]]:
-        """Connect to a TCP server. Arguments, results and errors are asyncio's. Cancelling closes what was begun."""
+        """Connect to a TCP server. Arguments, results and errors are asyncio's. Cancelling closes what was begun.
+
+        frames: as in create_server().
+        """
+        if arguments.get("frames") is not None:
+            return self._create_framed_connection(protocol_factory, host, port, **arguments)
+        arguments.pop("frames", None)
         if not arguments and type(host) is str and type(port) is int and not self._debug:
             connecting = connect_to_literal(self, protocol_factory, host, port)
             if connecting is not None:
                 return connecting
         return super().create_connection(protocol_factory, host, port, **arguments)
 
+    async def _create_framed_connection(
+        self, protocol_factory: ProtocolFactory, host: Any, port: Any, *, frames: Framing, ssl: SSLArgument = None, **arguments: Any
+    ) -> tuple[Any, asyncio.BaseProtocol]:
+        factory = _specialise(self, protocol_factory, frames, None, ssl)
+        made: Any
+        transport, made = await super().create_connection(factory, host, port, **arguments)
+        return transport, made.made
+
     # For who asks for its signature.
     create_connection.__wrapped__ = asyncio.BaseEventLoop.create_connection  # type: ignore[attr-defined]
 
     # -- servers ------------------------------------------------------------------------------------------------------------------
+
+    async def create_server(
+        self,
+        protocol_factory: ProtocolFactory,
+        host: Any = None,
+        port: Any = None,
+        *,
+        frames: Framing | None = None,
+        respond: Mapping[bytes, bytes] | None = None,
+        **arguments: Any,
+    ) -> asyncio.Server:
+        """Serve on TCP. Arguments, results and errors are asyncio's, and two more.
+
+        frames: aiouring.LengthPrefixed(...) or aiouring.Delimited(...): protocols get whole frames, without their prefix or delimiter, by
+        frames_received(list of bytes) once a batch where they have that method, else by data_received(frame) for each. The standard loop hook
+        is attached where the loop has none, and Python is woken once a batch then; without a hook, or with more than 1,024 such connections, the same
+        frames come with more wake-ups. A frame that is too long ends the connection: connection_lost() gets a ValueError. A stream that ends
+        in the middle of a frame: eof_received() is called as ever, and connection_lost() gets aiouring.IncompleteFrameError. Not for TLS.
+
+        respond: a dict of request prefixes and answers, up to 16 prefixes of up to 256 bytes and answers of up to 4,096: a request that begins with a
+        prefix (`b"GET /health HTTP/1.1\\r\\n"`), ends with an empty line, and comes alone and whole is answered by the loop hook, and the protocol
+        never sees it. Everything else goes to the protocol, and so does all that follows on the same connection, since only the protocol knows the
+        order of its answers; transport.resume_answers() ends that. hook.stats counts what the hook answered and passed on. Without a hook
+        the same requests get the same answers with a wake-up each.
+        """
+        factory = _specialise(self, protocol_factory, frames, respond, arguments.get("ssl"))
+        return await super().create_server(factory, host, port, **arguments)
+
+    # For who asks for its signature.
+    create_server.__wrapped__ = asyncio.BaseEventLoop.create_server  # type: ignore[attr-defined]
 
     def _start_serving(
         self,
@@ -212,7 +294,10 @@ class NetworkMixin(_Base):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        if sslcontext is None:
+        factory: Any = protocol_factory
+        if isinstance(factory, _Special):
+            listener = Listener(self, sock, factory.made, server, receiving=factory.receiving)
+        elif sslcontext is None:
             listener = Listener(self, sock, protocol_factory, server)
         else:
             accepted = partial(
@@ -345,13 +430,19 @@ class NetworkMixin(_Base):
         ssl_shutdown_timeout: float | None = None,
         start_serving: bool = True,
         cleanup_socket: bool = CLEANUP_SOCKET_DEFAULT,
+        frames: Framing | None = None,
+        respond: Mapping[bytes, bytes] | None = None,
     ) -> asyncio.Server:
-        """Serve on a unix stream socket. A socket file that is left over at `path` is replaced; `cleanup_socket` removes it at the end."""
+        """Serve on a unix stream socket. A socket file that is left over at `path` is replaced; `cleanup_socket` removes it at the end.
+
+        frames, respond: as in create_server().
+        """
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
         place = check_unix_arguments(
             path, sock, ssl, ssl_handshake_timeout, ssl_shutdown_timeout, "path was not specified, and no sock specified"
         )
+        protocol_factory = _specialise(self, protocol_factory, frames, respond, ssl)
         sock = self._bind_unix(place) if isinstance(place, (str, bytes)) else place
         if cleanup_socket:
             self._remember_unix_server_file(sock)

@@ -1,11 +1,13 @@
-/* The hook that ships: tasks, and everything else to Python. Used by aiouring.relay and its relatives; see include/aiouring/tasks.h. */
+/* The hook that ships: tasks, watched connections (frames, canned answers), and everything else to Python. Used by aiouring.relay and its relatives,
+ * and by create_server(frames=, respond=); see include/aiouring/tasks.h, frames.h and respond.h. */
+#include <aiouring/respond.h>
 #include <aiouring/tasks.h>
 
 static int on_cqe(struct aiouring_hook *hook, const struct io_uring_cqe *cqe)
 {
     if (aiouring_namespace(cqe) == AIOURING_NS_TASK)
         return aiouring_task_cqe(hook, cqe);
-    return AIOURING_WAKE;
+    return aiouring_watch_cqe(hook, cqe);
 }
 
 AIOURING_HOOK(on_cqe)

@@ -50,7 +50,8 @@ class Hook:
         path of an object that `python -m aiouring build-hook` made ("mine.bpf.o"; the library for the inline engine, "mine.bpf.so", lies beside it).
         engine: "kernel" runs it inside io_uring_enter (Linux 7.1.5, CAP_BPF and CAP_PERFMON), "inline" in this process right after it (any
         kernel), "auto" in the kernel where that is possible; `engine` and `engine_reason` say which it is, and why it is not the kernel.
-        memory_bytes: the memory that program and process share, in whole pages; 1 MiB if None. All hooks of a loop share one.
+        memory_bytes: the memory that program and process share, in whole pages; 4 MiB if None, about 1 MiB of them the program's own. All
+        hooks of a loop share one. With less than 4 MiB connections with frames are not watched.
 
         Raises OSError where a file is missing or is no hook program, or where the engine that was asked for cannot run here.
         """
@@ -199,7 +200,8 @@ class Hook:
     @property
     def stats(self) -> dict[str, int]:
         """Counts since the loop got its first hook: steps of the program, completions (cqes) and what it said of them (consumed, held, woke), and
-        the tasks that run now. The kernel engine's are counted by the program in the kernel."""
+        the tasks that run now; and of servers with respond= how many requests the program answered, and passed on to Python. The kernel engine's are
+        counted by the program in the kernel."""
         return dict(self._engine_object().stats())
 
     @property
@@ -255,6 +257,12 @@ def why_not_kernel(object_path: Path) -> str:
     if not object_path.exists():
         return f"there is no BPF object {object_path} (clang was not there when aiouring was built)"
     return ""
+
+
+def attach_standard(loop: asyncio.AbstractEventLoop) -> None:
+    """For what a hook only makes cheaper: attach the standard one where the loop runs and has none."""
+    if loop.is_running():
+        standard_engine(loop)
 
 
 def standard_engine(loop: asyncio.AbstractEventLoop) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,61 @@ from aiouring.bpf import build
 
 # The kernel engine's tests run where the kernel has loop hooks (tests/vm).
 ENGINES = ["inline", pytest.param("kernel", marks=pytest.mark.kernel_hook)]
+
+
+def some(engine: str, many: int) -> int:
+    """How often or how many: the kernel engine's tests run under emulation, twenty times slower."""
+    return max(many // 6, 1) if engine == "kernel" else many
+
+
+FORKING = """if True:
+    import asyncio, gc, os, sys, aiouring
+    from aiouring import Delimited
+
+    class Forking(asyncio.Protocol):
+        received, child = 0, None
+
+        def connection_made(self, transport):
+            self.transport = transport
+            protocols.append(self)
+
+        def data_received(self, data):
+            self.received += 1
+            if self.child is None:
+                self.child = os.fork()
+            if self.received == 2:
+                done.set_result(self)
+
+    protocols = []
+
+    async def main():
+        global done
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        server = await loop.create_server(Forking, "127.0.0.1", 0, %s)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"one\\r\\n\\r\\ntwo\\r\\n\\r\\n")
+        await writer.drain()
+        if %r:
+            while not protocols[0].received:
+                await asyncio.sleep(0)
+            writer.write(b"more")
+        protocol = await done
+        protocol.transport.abort()
+        writer.close()
+        server.close()
+        print("child:", os.waitstatus_to_exitcode(os.waitpid(protocol.child, 0)[1]))
+
+    aiouring.run(main())
+"""
+
+
+def check_fork(arguments: str, *, more: bool) -> None:
+    """A protocol of a server with such arguments forks in data_received(): the child gets the loop's own error, and the parent goes on."""
+    result = subprocess.run([sys.executable, "-c", FORKING % (arguments, more)], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "child: 1\n"
+    assert "belongs to the parent process" in result.stderr
 
 
 def build_program(folder: Path, body: str, *, engine: str, name: str = "mine") -> Path:

@@ -80,6 +80,7 @@ enum {
     IORING_CQE_F_BUFFER = 1 << 0,
     IORING_CQE_F_MORE = 1 << 1,
 
+    AIOURING_MSG_DONTWAIT = 0x40,
     AIOURING_MSG_WAITALL = 0x100,
     AIOURING_MSG_NOSIGNAL = 0x4000,
     AIOURING_SHUT_WR = 1,
@@ -107,10 +108,17 @@ enum {
 /* AIOURING_REPEAT(n) { ... } AIOURING_REPEAT_END: at most n times; `break` and `continue` work in it, `return` and `goto` out of it do not. */
 #define AIOURING_REPEAT(n) for (aiouring_u32 aiouring_left = (n); aiouring_left--;)
 #define AIOURING_REPEAT_END
+/* For a part of the program that the verifier shall look at by itself, once. Its arguments are numbers, and pointers to structures of at least their
+ * type's size, which it must compare with NULL. */
+#define AIOURING_PART static
 #define AIOURING_LOAD_ACQUIRE(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define AIOURING_STORE_RELEASE(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
+#define AIOURING_STORE_RELEASE16(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
 /* Hides a value's origin from the optimizer; only the verifier needs it. */
 #define AIOURING_OPAQUE(value) (void)0
+/* Makes the verifier forget what it knows of a number, by way of some place in the region: a counter that it knows would be a new state in each
+ * round of a loop. */
+#define AIOURING_FORGET(value, place) (void)0
 
 AIOURING_CODE aiouring_u64 aiouring_now_ns(void)
 {
@@ -174,9 +182,12 @@ struct aiouring_hook {
 #define AIOURING_REPEAT_END                                                                                                                   \
     bpf_iter_num_destroy(&aiouring_iter);                                                                                                     \
     }
+#define AIOURING_PART __attribute__((noinline))
 #define AIOURING_LOAD_ACQUIRE(p) (*(volatile aiouring_u32 *)(p))
 #define AIOURING_STORE_RELEASE(p, value) (*(volatile aiouring_u32 *)(p) = (value))
+#define AIOURING_STORE_RELEASE16(p, value) (*(volatile aiouring_u16 *)(p) = (value))
 #define AIOURING_OPAQUE(value) __asm__ volatile("" : "+r"(value))
+#define AIOURING_FORGET(value, place) (*(volatile aiouring_u64 *)&(place) = (value), (value) = *(volatile aiouring_u64 *)&(place))
 
 AIOURING_CODE aiouring_u64 aiouring_now_ns(void)
 {
@@ -281,6 +292,16 @@ AIOURING_CODE int aiouring_post(struct aiouring_hook *hook, aiouring_u64 user_da
     return aiouring_mail(hook, user_data, res, flags, AIOURING_MAIL_ENTRIES - 1);
 }
 
+/* What was held, by AIOURING_HOLD, shall wake Python at this time on CLOCK_MONOTONIC at the latest. For the enter that runs: when it ends, Python
+ * gets all that was held. */
+AIOURING_CODE void aiouring_hold_until(struct aiouring_hook *hook, aiouring_u64 time_ns)
+{
+    struct aiouring_control *control = aiouring_control(hook);
+
+    if (!control->hold_until_ns || time_ns < control->hold_until_ns)
+        control->hold_until_ns = time_ns;
+}
+
 AIOURING_CODE aiouring_u32 aiouring_namespace(const struct io_uring_cqe *cqe)
 {
     return (aiouring_u32)(cqe->user_data >> 56);
@@ -380,10 +401,9 @@ AIOURING_CODE void aiouring_obey(struct aiouring_hook *hook, const struct io_uri
 #else
 
 /* One timer for the wait's end. An earlier one that is in flight is left alone: when it ends, this is called again. */
-AIOURING_CODE void aiouring_arm_timer(struct aiouring_hook *hook)
+AIOURING_CODE void aiouring_arm_timer(struct aiouring_hook *hook, aiouring_u64 deadline_ns)
 {
     struct aiouring_control *control = aiouring_control(hook);
-    aiouring_u64 deadline_ns = control->deadline_ns;
     struct io_uring_sqe *sqe;
 
     if (control->timer_deadline_ns && control->timer_deadline_ns <= deadline_ns)
@@ -439,14 +459,17 @@ AIOURING_CODE int aiouring_decide(struct aiouring_hook *hook, struct iou_loop_pa
 {
     struct aiouring_control *control = aiouring_control(hook);
     aiouring_u32 phase = control->phase;
+    aiouring_u64 deadline_ns = control->deadline_ns;
     aiouring_u32 head;
 
     control->phase = 1;
-    if (control->wait && control->deadline_ns) {
-        if (aiouring_now_ns() >= control->deadline_ns)
+    if (control->hold_until_ns && (!deadline_ns || control->hold_until_ns < deadline_ns))
+        deadline_ns = control->hold_until_ns;
+    if (control->wait && deadline_ns) {
+        if (aiouring_now_ns() >= deadline_ns)
             control->woken |= AIOURING_WOKEN_DEADLINE;
         else if (!control->woken)
-            aiouring_arm_timer(hook);
+            aiouring_arm_timer(hook, deadline_ns);
     }
     aiouring_submit(hook);
     head = *(volatile aiouring_u32 *)(hook->rings + AIOURING_LAYOUT(hook, cq_head));

@@ -14,7 +14,7 @@ typedef int aiouring_s32;
 typedef long long aiouring_s64;
 
 /* Changes with any change of this file. A program built against another one is refused. */
-#define AIOURING_HOOK_ABI 1
+#define AIOURING_HOOK_ABI 2
 
 /* The region, from its beginning. */
 #define AIOURING_CONTROL_BYTES 4096
@@ -23,13 +23,28 @@ typedef long long aiouring_s64;
 #define AIOURING_TASKS_OFFSET (AIOURING_MAIL_OFFSET + AIOURING_MAIL_ENTRIES * 16)
 #define AIOURING_TASKS_MAX 1024 /* a power of two */
 #define AIOURING_TASK_BYTES 512
-#define AIOURING_USER_OFFSET (AIOURING_TASKS_OFFSET + AIOURING_TASKS_MAX * AIOURING_TASK_BYTES)
+#define AIOURING_WATCH_MAP_OFFSET (AIOURING_TASKS_OFFSET + AIOURING_TASKS_MAX * AIOURING_TASK_BYTES)
+#define AIOURING_WATCH_MAP_ENTRIES 4096 /* a power of two */
+#define AIOURING_WATCHES_OFFSET (AIOURING_WATCH_MAP_OFFSET + AIOURING_WATCH_MAP_ENTRIES * 2)
+#define AIOURING_WATCHES_MAX 1024 /* a power of two */
+#define AIOURING_WATCH_BYTES 256
+#define AIOURING_USER_OFFSET (AIOURING_WATCHES_OFFSET + AIOURING_WATCHES_MAX * AIOURING_WATCH_BYTES)
+
+/* A region of AIOURING_BIG_REGION_BYTES or more ends with canned answers, the ring of provided buffers of watched connections, and those buffers. */
+#define AIOURING_BIG_REGION_BYTES (4 * 1024 * 1024)
+#define AIOURING_BUFFERS 512 /* a power of two */
+#define AIOURING_BUFFER_BYTES 4096
+#define AIOURING_ANSWERS_MAX 64 /* a power of two */
+#define AIOURING_ANSWER_BYTES 4608
+#define AIOURING_BUFFERS_END_BYTES (AIOURING_BUFFERS * (AIOURING_BUFFER_BYTES + 16))
+#define AIOURING_END_BYTES (AIOURING_BUFFERS_END_BYTES + AIOURING_ANSWERS_MAX * AIOURING_ANSWER_BYTES)
 
 /* user_data: bits 56-63 the namespace. 0 is the loop's: such a completion goes to Python. The rest of a hook's is its own; what ships here uses
  * bits 48-55 for the operation, 32-47 for which of several, 0-31 for the task. */
 #define AIOURING_NS_LOOP 0
 #define AIOURING_NS_DRIVER 1
 #define AIOURING_NS_TASK 2
+#define AIOURING_NS_ANSWER 3
 #define AIOURING_NS_USER 16 /* the first that is left to programs of others */
 
 #define AIOURING_COUNTERS 64
@@ -61,6 +76,11 @@ struct aiouring_control {
     /* The kernel engine's timer, at most one in flight. */
     aiouring_u64 timer_deadline_ns; /* 0: none in flight */
     aiouring_s64 timer_s, timer_ns; /* a __kernel_timespec */
+    /* What is held wakes at this time at the latest; 0: there is no such time. Each enter begins with 0. */
+    aiouring_u64 hold_until_ns;
+    aiouring_u32 held_buffers;       /* of watched connections, in the mailbox */
+    aiouring_u32 answers_in_flight;
+    aiouring_u64 answered, passed_on; /* requests of connections with canned answers */
     /* Counts since the region was made. */
     aiouring_u64 steps, cqes, consumed, held, woke, submitted;
     aiouring_u64 counters[AIOURING_COUNTERS]; /* the program's own, see aiouring_count() */
@@ -119,6 +139,58 @@ struct aiouring_task {
     struct aiouring_block block[AIOURING_BLOCKS_MAX];
 };
 
+/* A connection whose receives the program looks into, so that Python wakes for whole frames, or not at all for what has a canned answer. The receive's
+ * user_data is the loop's own; the map has the watch's index + 1 at the place of the lower bits of user_data. See frames.h and respond.h. */
+enum aiouring_watch_kind {
+    AIOURING_WATCH_NONE,
+    AIOURING_WATCH_PREFIXED,  /* frames that begin with their length */
+    AIOURING_WATCH_DELIMITED, /* frames that end with a delimiter */
+    AIOURING_WATCH_RESPOND,
+};
+
+struct aiouring_watch {
+    aiouring_u64 owner;   /* user_data of the receive, 0: none */
+    aiouring_u32 kind;
+    aiouring_u32 waiting; /* completions of it that Python has not handled */
+    /* Frames: what was asked for. */
+    aiouring_u32 max_batch;
+    aiouring_u32 size;    /* of the prefix or the delimiter, in bytes */
+    aiouring_u64 max_delay_ns, max_frame;
+    aiouring_u64 delimiter; /* as a number, its last byte lowest */
+    aiouring_u32 little_endian;
+    /* Frames: where the stream is. */
+    aiouring_u32 frames;  /* whole ones that Python has not seen */
+    aiouring_u64 missing; /* prefixed: bytes of the present frame that are to come */
+    aiouring_u64 value;   /* prefixed: the length so far; delimited: the last eight bytes */
+    aiouring_u32 filled;  /* prefixed: bytes of the length so far */
+    /* Canned answers: those that the connection has. */
+    aiouring_u32 answers, first_answer;
+    aiouring_u64 length;  /* delimited: bytes since the last frame */
+    aiouring_u64 scratch; /* for the verifier, see AIOURING_FORGET */
+    aiouring_s32 fd;
+    aiouring_u32 of_python; /* something was passed on, or written by Python: the order is Python's */
+    aiouring_u32 busy;      /* Python's side has bytes on their way */
+    aiouring_u32 sending;   /* an answer is on its way: which one, + 1 */
+    aiouring_u32 rest;      /* one that did not go out whole, + 1; 0: none */
+    aiouring_s32 rest_from; /* how much of it did, or -errno */
+};
+
+struct aiouring_buffer {
+    aiouring_u8 bytes[AIOURING_BUFFER_BYTES];
+};
+
+#define AIOURING_ANSWER_PREFIX_MAX 256
+#define AIOURING_ANSWER_BODY_MAX 4096
+
+struct aiouring_answer {
+    aiouring_u32 prefix_bytes, body_bytes;
+    aiouring_u8 prefix[AIOURING_ANSWER_PREFIX_MAX];
+    aiouring_u8 body[AIOURING_ANSWER_BODY_MAX];
+};
+
+_Static_assert(sizeof(struct aiouring_watch) <= AIOURING_WATCH_BYTES, "a watch has its slot");
+_Static_assert(sizeof(struct aiouring_answer) <= AIOURING_ANSWER_BYTES, "an answer has its slot");
+_Static_assert(AIOURING_BIG_REGION_BYTES >= AIOURING_USER_OFFSET + AIOURING_END_BYTES, "the parts of a region do not overlap");
 _Static_assert(sizeof(struct aiouring_control) <= AIOURING_CONTROL_BYTES, "the control block has a page");
 _Static_assert(sizeof(struct aiouring_task) <= AIOURING_TASK_BYTES, "a task has its slot");
 _Static_assert(sizeof(struct aiouring_block) == 48, "no holes but the last four bytes");

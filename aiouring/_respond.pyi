@@ -1,0 +1,5 @@
+from collections.abc import Mapping
+
+class Answers:
+    answers: list[bytes]
+    def __init__(self, answers: Mapping[bytes, bytes]) -> None: ...

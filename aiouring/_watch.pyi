@@ -1,0 +1,2 @@
+class Watch:
+    epoch: int
