@@ -33,7 +33,9 @@ GUEST_DIED = 125
 # What a newer kernel is most likely to change. Signals and scheduling would take half as long again as all of these.
 UNIT_TESTS = [
     f"tests/unit/test_{name}.py"
-    for name in ("overflow", "registered_files", "silent_send", "lifecycle", "busy_poll", "sock", "stream", "server", "pipe", "file_lifetime", "fs_beneath")
+    for name in (
+        "overflow", "registered_files", "silent_send", "lifecycle", "busy_poll", "sock", "stream", "server", "pipe", "file_lifetime", "fs_beneath",
+    )
 ]  # fmt: skip
 
 
