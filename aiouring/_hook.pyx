@@ -4,8 +4,8 @@ Used by `aiouring.bpf` (attach, detach, counters) and `tasks` (relay, copy ...).
 `_operation`, `_loop`, `_op`, `_ring`.
 
 Both engines run the same C (bpf_progs): the driver there gives each CQE to the program, puts those for Python into the mailbox, and says whether
-Python has to wake. The inline engine calls it after each enter and goes round, without the GIL and without returning, until something wakes. The kernel
-engine only writes down what the enter is for (`wait`, `deadline_ns`): the program in the kernel submits, waits and sets the timer.
+Python has to wake. The inline engine calls it after each enter and goes round, without the GIL and without returning, until something wakes.
+The kernel engine only writes down what the enter is for (`wait`, `deadline_ns`): the program in the kernel submits, waits and sets the timer.
 
 What the loop reaps comes from the mailbox; nothing else of the loop knows of the hook. A silent send's success is settled when mailbox and CQ are
 empty, as without one.
@@ -17,7 +17,7 @@ A HookTask owns its descriptors and its memory until the program has told its en
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.errno cimport EAGAIN, EBUSY, EFAULT, EINTR, EINVAL, errno
+from libc.errno cimport EAGAIN, EBUSY, EFAULT, EINTR, EINVAL
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap

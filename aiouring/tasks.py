@@ -53,9 +53,10 @@ class _Side:
         if isinstance(end, StreamTransport):
             if end.is_closing():
                 raise RuntimeError(f"{end!r} is closing")
-            if end._loop is not loop:
+            transport: Any = end
+            if transport._loop is not loop:
                 raise ValueError(f"{end!r} belongs to another event loop")
-            self.transport = end
+            self.transport = transport
         elif isinstance(end, socket.socket):
             if end.type != socket.SOCK_STREAM:
                 raise ValueError(f"relay() is for stream sockets, not for {end!r}")
@@ -146,9 +147,9 @@ async def relay(a: Any, b: Any, *, idle_timeout: float | None = None) -> Relayed
         for side in sides:
             await side.take_over()
         first = [side.received for side in sides]
+        idle_ns = 0 if idle_timeout is None else max(int(min(idle_timeout, IDLE_TIMEOUT_MAX) * 1e9), 1)
         task = _hook.socket_task(
-            engine, "relay", [side.fd for side in sides], idle_ns=0 if idle_timeout is None else max(int(min(idle_timeout, IDLE_TIMEOUT_MAX) * 1e9), 1),
-            first=first, block_bytes=max(_hook.RELAY_BYTES_DEFAULT, *map(len, first)),
+            engine, "relay", [side.fd for side in sides], idle_ns=idle_ns, first=first, block_bytes=max(_hook.RELAY_BYTES_DEFAULT, *map(len, first)),
         )  # fmt: skip
         for side in sides:
             side.fd = -1  # the task's
