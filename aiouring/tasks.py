@@ -1,7 +1,7 @@
 """Jobs that the loop hook does without waking Python: relay two connections, copy a file, send a file. Once per job.
 
-Public as aiouring.relay, aiouring.copy, aiouring.send_file, and aiouring.bpf.echo and discard. Calls `bpf.hooks`, `_hook` and transports. Each attaches
-the standard hook to the running loop if it has none; which engine runs it, `aiouring.bpf.Hook` explains.
+Public as aiouring.relay, aiouring.copy, aiouring.send_file, and aiouring.bpf.echo and discard. Calls `bpf.hooks`, `_hook` and transports. Each
+attaches the standard hook to the running loop if it has none; which engine runs it, `aiouring.bpf.Hook` explains.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Protocol
 from aiouring import _hook
 from aiouring._stream import StreamTransport
 from aiouring.bpf import hooks
-
 
 IDLE_TIMEOUT_MAX = 1e9  # seconds; for ever, and its nanoseconds have room in 64 bits
 
@@ -114,10 +113,10 @@ class _Side:
 async def relay(a: Any, b: Any, *, idle_timeout: float | None = None) -> RelayedBytes:
     """Pass on what comes from each of two connections to the other until both have ended. Returns the bytes each way.
 
-    a, b: stream sockets, or transports of aiouring's loop (not TLS). What a transport has written goes out first, and what it has received and not yet
-    handed over goes to the other side. The end of one side's stream is passed on (shutdown), and the other direction goes on. Python is woken
-    once, at the end. Transports are closed then; sockets stay the caller's. From the call on a transport's protocol receives nothing and must not write
-    (RuntimeError). To end a relay, cancel it: it works on copies of the descriptors, and goes on when a side is closed under it.
+    a, b: stream sockets, or transports of aiouring's loop (not TLS). What a transport has written goes out first, and what it has received and not
+    yet handed over goes to the other side. The end of one side's stream is passed on (shutdown), and the other direction goes on. Python is woken
+    once, at the end. Transports are closed then; sockets stay the caller's. From the call on a transport's protocol receives nothing and must not
+    write (RuntimeError). To end a relay, cancel it: it works on copies of the descriptors, and goes on when a side is closed under it.
     idle_timeout: seconds without a byte either way after which it ends with TimeoutError.
 
     Raises the OSError that ended it, as ConnectionResetError. After an error, a time-out or a cancellation bytes may have been received that were
@@ -205,8 +204,8 @@ async def copy(
 async def send_file(transport: Any, file: Any, offset: int = 0, count: int | None = None) -> int:
     """Send a file through a transport, and wake once, at the end. Returns the bytes that were sent.
 
-    As loop.sendfile() without a fall-back, but in the loop hook. (loop.sendfile() uses it too where a standard hook is attached.) file: a regular file
-    opened in binary mode. count: bytes, None: to the file's end. The file's position is moved behind what was sent.
+    As loop.sendfile() without a fall-back, but in the loop hook. (loop.sendfile() uses it too where a standard hook is attached.) file: a regular
+    file opened in binary mode. count: bytes, None: to the file's end. The file's position is moved behind what was sent.
 
     Raises asyncio.SendfileNotAvailableError where the transport (TLS) or the file cannot be sent so, and OSError. Kernel floor: Linux 6.1.
     """

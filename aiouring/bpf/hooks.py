@@ -171,8 +171,8 @@ class Hook:
         return loaded
 
     def detach(self) -> None:
-        """Let completions go straight to the loop again. Raises RuntimeError while tasks run in it, and from another thread than its loop's while that
-        runs. May be called twice."""
+        """Let completions go straight to the loop again. Raises RuntimeError while tasks run in it, and from another thread than its loop's while
+        that runs. May be called twice."""
         loop = self._loop() if self._loop is not None else None
         if loop is not None and loop.is_running() and loop._thread_id != threading.get_ident() and self.attached:
             raise RuntimeError("a hook is detached in its own loop's thread: use call_soon_threadsafe()")
