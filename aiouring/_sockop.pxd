@@ -1,5 +1,5 @@
 # What all sock_* calls have in common. See _sockop.pyx.
-# cimported by: _sock, _sockconn and _sendfile.
+# cimported by: _sock, _sockconn, _sendfile and _hook.
 
 from aiouring._operation cimport Operation
 

@@ -1,6 +1,6 @@
 """What all sock_* calls have in common: checking the socket, what cancelled receives leave behind, and the socket's close under a request.
 
-Used by `_sock`, `_sockconn` and `_sendfile`, whose operations derive from SocketOperation. Calls `_operation`, `_loop` and `_op`.
+Used by `_sock`, `_sockconn`, `_sendfile` and `_hook`, whose operations derive from SocketOperation. Calls `_operation`, `_loop` and `_op`.
 
 Nothing that arrived is lost. A request that was not yet complete when it was cancelled has taken nothing. What one brought whose CQE
 was already there is kept in the socket's SocketUse, for a call that waits on that socket or for the next one. That happens (a) when a

@@ -52,9 +52,10 @@ class _Side:
         if isinstance(end, StreamTransport):
             if end.is_closing():
                 raise RuntimeError(f"{end!r} is closing")
-            if end._loop is not loop:  # type: ignore[attr-defined]
+            transport: Any = end
+            if transport._loop is not loop:
                 raise ValueError(f"{end!r} belongs to another event loop")
-            self.transport = end
+            self.transport = transport
         elif isinstance(end, socket.socket):
             if end.type != socket.SOCK_STREAM:
                 raise ValueError(f"relay() is for stream sockets, not for {end!r}")

@@ -195,7 +195,6 @@ def test_a_hook_follows_its_loop_and_can_be_detached_there(engine: Engine) -> No
         await asyncio.sleep(0.001)
         assert hook.stats["steps"] > steps
         hook.detach()
-        assert not hook.attached
         with gone:
             await asyncio.sleep(0)
 
@@ -288,7 +287,7 @@ async def test_a_forked_child_may_look_at_its_parents_hook(engine: Engine) -> No
                     os._exit(2)
             _, status = await loop.run_in_executor(None, os.waitpid, child, 0)
             assert os.waitstatus_to_exitcode(status) == 0
-            assert memory[:4] == b"mine"
+            assert bytes(memory[:4]) == b"mine"
             assert hook.stats["tasks"] == 1
             left.send(b"bytes")
             left.close()
@@ -622,26 +621,28 @@ async def test_sending_that_is_given_up_does_not_go_to_another_socket(engine: En
     path = tmp_path / "file"
     path.write_bytes(b"f" * 4_000_000)
     with Hook.load("standard", engine=engine) as hook:
-        left, right = pair()
-        with left, right, path.open("rb") as file:
-            call = loop.sock_sendfile(left, file, fallback=False)
-            call.send(None)
-            await asyncio.sleep(0)
-            call.close()
-            others = [pair() for _ in range(4)]
-            try:
-                while hook.stats["tasks"]:
+        for turns in range(6):  # in some of them its next request is queued, and not submitted
+            left, right = pair()
+            with left, right, path.open("rb") as file:
+                call = loop.sock_sendfile(left, file, fallback=False)
+                call.send(None)
+                for _ in range(turns):
                     await asyncio.sleep(0)
-                for one, two in others:
-                    for sock in (one, two):
-                        with pytest.raises(BlockingIOError):
-                            sock.recv(10)
-            finally:
-                for one, two in others:
-                    one.close()
-                    two.close()
-            while stats_of(loop)["slots_in_use"] > 1:
-                await asyncio.sleep(0)  # the end is told, and not delivered yet
+                call.close()
+                others = [pair() for _ in range(4)]
+                try:
+                    while hook.stats["tasks"]:
+                        await asyncio.sleep(0)
+                    for one, two in others:
+                        for sock in (one, two):
+                            with pytest.raises(BlockingIOError):
+                                sock.recv(10)
+                finally:
+                    for one, two in others:
+                        one.close()
+                        two.close()
+        while stats_of(loop)["slots_in_use"] > 1:
+            await asyncio.sleep(0)  # the end is told, and not delivered yet
 
 
 def test_ctrl_c_reaches_a_loop_whose_relay_never_rests(engine: Engine) -> None:
@@ -664,5 +665,3 @@ def test_ctrl_c_reaches_a_loop_whose_relay_never_rests(engine: Engine) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         aiouring.run(spin())
-
-
