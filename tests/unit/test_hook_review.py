@@ -186,13 +186,21 @@ def test_a_hook_follows_its_loop_and_can_be_detached_there(engine: Engine) -> No
     hook = Hook.load("wake", engine=engine)
     gone = Hook.load("wake", engine=engine)
 
+    async def enter_and_wait() -> None:
+        left, right = pair()
+        with left, right:
+            receiving = asyncio.ensure_future(loop.sock_recv(right, 10))
+            await asyncio.sleep(0)
+            left.send(b"x")
+            assert await receiving == b"x"
+
     async def first() -> None:
         hook.attach()
 
     async def second() -> None:
         assert hook.attached
         steps = hook.stats["steps"]
-        await asyncio.sleep(0.001)
+        await enter_and_wait()
         assert hook.stats["steps"] > steps
         hook.detach()
         with gone:
@@ -202,7 +210,7 @@ def test_a_hook_follows_its_loop_and_can_be_detached_there(engine: Engine) -> No
         assert not hook.attached
         assert not gone.attached
         steps = gone.stats["steps"]
-        await asyncio.sleep(0.001)
+        await enter_and_wait()
         assert gone.stats["steps"] == steps  # what was detached does not come back with the new ring
 
     loop.run_until_complete(first())
