@@ -42,7 +42,8 @@ class LengthPrefixed(_Limits):
     size_bytes: of that number: 1, 2, 4 or 8. byteorder: "big" (as in most protocols) or "little".
     max_frame: the longest frame in bytes, without its prefix. A longer one aborts the connection with ValueError.
     max_delay: seconds for which a whole frame may wait for others before Python is woken. max_batch: whole frames that wake Python at once.
-    Both matter only where a loop hook runs; without one Python is woken for whatever comes.
+    Both matter only where a loop hook runs; without one Python is woken for whatever comes. If it wakes for something else, it gets the whole
+    frames that are there.
     """
 
     size_bytes: int = 4

@@ -113,14 +113,19 @@ class _Side:
 async def relay(a: Any, b: Any, *, idle_timeout: float | None = None) -> RelayedBytes:
     """Pass on what comes from each of two connections to the other until both have ended. Returns the bytes each way.
 
-    a, b: stream sockets, or transports of aiouring's loop (not TLS). What a transport has written goes out first, and what it has received and not
-    yet handed over goes to the other side. The end of one side's stream is passed on (shutdown), and the other direction goes on. Python is woken
-    once, at the end. Transports are closed then; sockets stay the caller's. From the call on a transport's protocol receives nothing and must not
-    write (RuntimeError). To end a relay, cancel it: it works on copies of the descriptors, and goes on when a side is closed under it.
+    a, b: stream sockets, or transports of aiouring's loop (not TLS; of a stream give `writer.transport`). What a transport has written goes out
+    first, and what it has received and not yet handed over goes to the other side. What its protocol or StreamReader has been handed before is not
+    passed on: write it to the other side first, or call pause_reading() in connection_made(); docs/hooks.md shows both. The end of one side's stream
+    is passed on (shutdown), and the other direction goes on. Python is woken once, at the end. Transports are closed then; sockets stay the caller's.
+    From the call on a transport's protocol receives nothing and must not write (RuntimeError). To end a relay, cancel it: it works on copies of the
+    descriptors, and goes on when a side is closed under it.
     idle_timeout: seconds without a byte either way after which it ends with TimeoutError.
 
-    Raises the OSError that ended it, as ConnectionResetError. After an error, a time-out or a cancellation bytes may have been received that were
-    not sent: transports are aborted then, and sockets should be closed. Kernel floor: Linux 6.1.
+    Raises TypeError for what is no such side or no such loop; ValueError for a datagram socket, the same side twice and a bad idle_timeout;
+    RuntimeError where a transport is closing, has another relay or a file going through it, or is a server's with frames= or respond=, and where the
+    loop's hook has no tasks; OSError (EBUSY) where 1,024 tasks run. Raises the OSError that ended it, as ConnectionResetError. After an error, a
+    time-out or a cancellation bytes may have been received that were not sent: transports are aborted then, and sockets should be closed. Kernel
+    floor: Linux 6.1.
     """
     loop = _running_loop()
     if idle_timeout is not None and not idle_timeout > 0:
@@ -176,8 +181,10 @@ async def copy(
     src_fd, dst_fd: descriptors of regular files or block devices, or objects with fileno(); they stay the caller's, and their positions are not used.
     count: bytes; None: to the end of the source. depth: blocks of 256 KiB in flight, from 1 to 8.
 
-    Raises OSError (ENOSPC ...); what was copied before stays. A cancelled copy ends when the blocks in flight are done. For whole files, with
-    their metadata, atomically and with progress: aiouring.fs.copyfile. Kernel floor: Linux 6.1.
+    Raises ValueError for a bad count, depth or offset; OSError (ESPIPE) for what is no such file, (EBADF) where it is not open for what it shall do
+    or is open for appending, (EAGAIN) with O_NONBLOCK; RuntimeError where the loop's hook has no tasks; OSError (EBUSY) where 1,024 run. Raises
+    OSError (ENOSPC ...) for what happens on the way; what was copied before stays. A cancelled copy ends when the blocks in flight are done. For
+    whole files, with their metadata, atomically and with progress: aiouring.fs.copyfile. Kernel floor: Linux 6.1.
     """
     loop = _running_loop()
     if not 1 <= depth <= 8:
@@ -205,10 +212,13 @@ async def copy(
 async def send_file(transport: Any, file: Any, offset: int = 0, count: int | None = None) -> int:
     """Send a file through a transport, and wake once, at the end. Returns the bytes that were sent.
 
-    As loop.sendfile() without a fall-back, but in the loop hook. (loop.sendfile() uses it too where a standard hook is attached.) file: a regular
-    file opened in binary mode. count: bytes, None: to the file's end. The file's position is moved behind what was sent.
+    As loop.sendfile() without a fall-back, but in the loop hook. (loop.sendfile() uses it too where a standard hook is attached.) Where a hook
+    without tasks is attached it is loop.sendfile() and no more.
+    transport: of a stream give `writer.transport`. file: a regular file opened in binary mode; its position is moved behind what was sent.
+    count: bytes, from 1 on; None: to the file's end.
 
-    Raises asyncio.SendfileNotAvailableError where the transport (TLS) or the file cannot be sent so, and OSError. Kernel floor: Linux 6.1.
+    Raises RuntimeError where the transport cannot send files (TLS), is closing or sends one already, asyncio.SendfileNotAvailableError where the file
+    cannot be sent so, ValueError for a bad offset or count and a file in text mode, and OSError. Kernel floor: Linux 6.1.
     """
     loop = _running_loop()
     hooks.standard_engine(loop)

@@ -50,10 +50,12 @@ class Hook:
         path of an object that `python -m aiouring build-hook` made ("mine.bpf.o"; the library for the inline engine, "mine.bpf.so", lies beside it).
         engine: "kernel" runs it inside io_uring_enter (Linux 7.1.5, CAP_BPF and CAP_PERFMON), "inline" in this process right after it (any
         kernel), "auto" in the kernel where that is possible; `engine` and `engine_reason` say which it is, and why it is not the kernel.
-        memory_bytes: the memory that program and process share, in whole pages; 4 MiB if None, about 1 MiB of them the program's own. All
-        hooks of a loop share one. With less than 4 MiB connections with frames are not watched.
+        memory_bytes: the memory that program and process share, in whole pages, at least 929,792; 4 MiB if None, 864,256 bytes of them the
+        program's own. All hooks of a loop share one, whose size the first decides. With less than 4 MiB connections with frames or canned answers
+        are not watched.
 
-        Raises OSError where a file is missing or is no hook program, or where the engine that was asked for cannot run here.
+        Raises FileNotFoundError where a file is missing, and OSError where the engine that was asked for cannot run here. What is in the files,
+        and whether memory_bytes will do, attach() looks at.
         """
         if engine not in ("auto", "kernel", "inline"):
             raise ValueError(f"engine is 'auto', 'kernel' or 'inline', not {engine!r}")
@@ -88,7 +90,8 @@ class Hook:
         program, memory_bytes: the same as there. pinned: the folder in which its maps were pinned; or descriptors: theirs by name, inherited or
         received over a unix socket, which stay the caller's.
 
-        Raises OSError where a file is missing or may not be read, or the descriptors are no such maps. attach() raises OSError where it was
+        Raises OSError where a file is missing or may not be read, or the descriptors are no such maps, ValueError where one of them is missing, and
+        TypeError where there are both of pinned and descriptors or none. attach() raises OSError where it was
         loaded for another kind of ring, and EBUSY where it is attached already or its ring's number is taken in this process.
         """
         if (pinned is None) == (descriptors is None):
@@ -126,8 +129,9 @@ class Hook:
         """Attach it to a loop, the running one if None. Requests in flight go on. Returns itself, for `with`.
 
         A loop that does not run yet gets it when it runs, before its first turn, and what is said here about errors happens then.
-        Raises RuntimeError where the loop has a hook already or runs in another thread, TypeError where it is no loop of aiouring, and OSError
-        where the kernel refuses the program; the verifier's words are in the message then.
+        Raises RuntimeError where the loop has a hook already, runs in another thread, or is None and none runs; TypeError where it is no loop of
+        aiouring; ValueError where memory_bytes cannot be, or is another size than that of the loop's first hook; OSError where a file is no hook
+        program or the kernel refuses it; the verifier's words are in the message then.
         """
         running = asyncio._get_running_loop()
         if loop is None:
@@ -206,12 +210,13 @@ class Hook:
 
     @property
     def counters(self) -> list[int]:
-        """The 64 counters that the program adds to by aiouring_count()."""
+        """The 64 counters that the program adds to by aiouring_count(). They are the loop's: its next hook goes on with them."""
         return list(self._engine_object().counters())
 
     @property
     def memory(self) -> memoryview:
-        """The part of the shared memory that is the program's own (from AIOURING_USER_OFFSET on), writable."""
+        """The part of the shared memory that is the program's own (from AIOURING_USER_OFFSET on), writable. What is in it stays for the loop's next
+        hook."""
         return self._engine_object().memory()  # type: ignore[no-any-return]
 
     @property

@@ -59,7 +59,8 @@ def load_for_others(ring_fd: int, program: str | os.PathLike[str] = "standard", 
     Hook.load(), and the same as in that process, which must run the same build of aiouring. Hand the object over by its pin() or its `descriptors`,
     and keep it until the other one has it.
 
-    Needs CAP_BPF and CAP_PERFMON. Raises OSError where the program's file is missing, HookRefused where the kernel refuses it.
+    Needs CAP_BPF and CAP_PERFMON. Raises OSError where the program's file is missing, HookRefused where the kernel refuses it, also for want of
+    these or of a loop hook in this kernel.
     """
     from aiouring.bpf import _libbpf, hooks  # here: a build without libbpf has not the one, and the other imports this module
 

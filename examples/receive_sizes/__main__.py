@@ -1,6 +1,7 @@
 """An echo server that says every second how large the pieces were that it received: `python -m examples.receive_sizes [--port N] [--seconds S]`.
 
-The counting is done by a loop hook, receive_sizes.bpf.c, in the kernel where it takes hooks and in this process otherwise.
+The counting is done by a loop hook, receive_sizes.bpf.c, in the kernel where it takes hooks and in this process otherwise. It is built first:
+`python -m aiouring build-hook examples/receive_sizes/receive_sizes.bpf.c`.
 """
 
 from __future__ import annotations
@@ -52,5 +53,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         aiouring.run(main(arguments.program, arguments.port, arguments.seconds))
+    except FileNotFoundError as error:
+        parser.exit(1, f"{error}\nbuild it first: python -m aiouring build-hook {PROGRAM.with_suffix('.c')}\n")
     except KeyboardInterrupt:
         pass
