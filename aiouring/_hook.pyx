@@ -343,23 +343,22 @@ cdef class _Library:
     """A shared library with a program, loaded from a copy of its own, so that two hooks do not share its globals."""
 
     cdef void *handle
+    cdef int fd                 # open as long as the library: the loader knows libraries by their names, and this number is in the name
     cdef const aiouring_inline_program *program
     cdef bint has_tasks
 
     def __cinit__(self, path):
         cdef bytes encoded
+        self.fd = -1
         with open(path, "rb") as file:
             contents = file.read()
-        fd = os.memfd_create("aiouring-hook", os.MFD_CLOEXEC)
-        try:
-            with open(fd, "wb", closefd=False) as copy:
-                copy.write(contents)
-            encoded = b"/proc/self/fd/%d" % fd
-            self.handle = dlopen(encoded, RTLD_NOW | RTLD_LOCAL)
-            if self.handle == NULL:
-                raise OSError(EINVAL, f"this is no shared library with a hook program: {dlerror().decode(errors='replace')}", path)
-        finally:
-            os.close(fd)
+        self.fd = os.memfd_create("aiouring-hook", os.MFD_CLOEXEC)
+        with open(self.fd, "wb", closefd=False) as copy:
+            copy.write(contents)
+        encoded = b"/proc/self/fd/%d" % self.fd
+        self.handle = dlopen(encoded, RTLD_NOW | RTLD_LOCAL)
+        if self.handle == NULL:
+            raise OSError(EINVAL, f"this is no shared library with a hook program: {dlerror().decode(errors='replace')}", path)
         self.has_tasks = dlsym(self.handle, "aiouring_has_tasks") != NULL
         self.program = <const aiouring_inline_program *>dlsym(self.handle, "aiouring_program")
         if self.program == NULL:
@@ -371,6 +370,8 @@ cdef class _Library:
     def __dealloc__(self):
         if self.handle != NULL:
             dlclose(self.handle)
+        if self.fd >= 0:
+            posix_close(self.fd)
 
 
 @cython.final
@@ -414,6 +415,11 @@ cdef class InlineEngine(HookEngine):
 
     cdef HookEngine for_ring(self, Ring ring):
         return make_inline(ring, self.region, self.program, self.library)
+
+    cdef detach_program(self):
+        if self.given_up:           # for good; a loop that moves takes it to the next ring
+            self.program = NULL
+            self.library = None
 
 
 @cython.final

@@ -496,11 +496,15 @@ class StreamTransport(SocketShell, asyncio.Transport):
         if (<StreamCore>self._core).is_open():
             (<StreamCore>self._core).claim()
 
+    def _check_take_over(self):
+        """Raise RuntimeError where nobody may take the connection over."""
+        if (<StreamCore>self._core).watch is not None:
+            raise RuntimeError("a connection with frames= or respond= cannot be taken over: bytes of it may be in the loop hook's hands")
+
     def _take_over(self):
         """For who receives from the socket from now on, for good: the protocol gets nothing more, also if it resumes reading."""
         cdef StreamCore core = self._core
-        if core.watch is not None:
-            raise RuntimeError("a connection with frames= or respond= cannot be taken over: bytes of it may be in the loop hook's hands")
+        self._check_take_over()
         core.pause_reading()
         core.taken = True
 

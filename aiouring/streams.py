@@ -228,6 +228,11 @@ async def open_unix_connection(
     return reader, StreamWriter(transport, protocol, reader, loop)
 
 
+def _refuse_frames(kwds: dict[str, Any]) -> None:
+    if kwds.get("frames") is not None:
+        raise TypeError("frames= is for protocols, by loop.create_server(): a stream reader's data is not cut")
+
+
 async def start_server(
     client_connected_cb: ClientConnected, host: Any = None, port: int | str | None = None, *, limit: int = DEFAULT_LIMIT, **kwds: Any
 ) -> asyncio.Server:
@@ -238,6 +243,7 @@ async def start_server(
     else goes to loop.create_server(), whose Server is returned.
     """
     loop = asyncio.get_running_loop()
+    _refuse_frames(kwds)
 
     def factory() -> StreamProtocol:
         return StreamProtocol(StreamReader(limit=limit, loop=loop), client_connected_cb, loop)
@@ -250,6 +256,7 @@ async def start_unix_server(
 ) -> asyncio.Server:
     """start_server() for unix sockets."""
     loop = asyncio.get_running_loop()
+    _refuse_frames(kwds)
 
     def factory() -> StreamProtocol:
         return StreamProtocol(StreamReader(limit=limit, loop=loop), client_connected_cb, loop)

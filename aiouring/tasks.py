@@ -67,6 +67,7 @@ class _Side:
     def claim(self) -> None:
         """Refuse further writes: they would come between what is passed on. Raises RuntimeError while a file goes through the transport."""
         if self.transport is not None:
+            self.transport._check_take_over()
             self.empty = self.transport._make_empty_waiter()
 
     def disclaim(self) -> None:

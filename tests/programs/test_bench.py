@@ -65,7 +65,8 @@ def test_a_row_gives_figures_ratios_and_a_table(cores: Cores) -> None:
         ("spawn", "rate", {}),
         ("micro-call-soon", "rate", {}),
         ("memory-protocol", "memory_bytes", {"connections": 1000}),
-        ("relay", "rate", {}),
+        ("relay-1KiB", "rate", {}),
+        ("hook-echo", "rate", {}),
         ("static-10KiB", "rate", {}),
     ],
 )

@@ -363,7 +363,7 @@ def test_a_file_system_that_gives_all_files_to_one_user(tmp_path: Path) -> None:
     for above in folder.parents:
         if above != Path("/") and above.stat().st_uid == 0 and not above.stat().st_mode & stat.S_ISVTX:
             above.chmod(above.stat().st_mode | 0o055)
-    program = "import concurrent.futures.thread, ctypes, sys, aiouring.cp; ctypes.CDLL(None).setfsuid(1234); sys.exit(aiouring.cp.main(sys.argv[1:]))"
+    program = "import concurrent.futures.thread, ctypes, sys, aiouring.__main__ as us; ctypes.CDLL(None).setfsuid(1234); sys.exit(us.main())"
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-c", program, "cp", str(src), str(folder / "dst")], capture_output=True, text=True, env=support.child_environment()

@@ -398,3 +398,19 @@ async def test_an_idle_loop_with_a_hook_does_not_turn(engine: Engine) -> None:
         await asyncio.sleep(0.3)
         after = stats_of(loop)
         assert after["turns"] - before["turns"] <= 4
+
+
+async def test_programs_that_are_loaded_one_after_the_other_are_each_their_own(engine: Engine, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (1, 2, 3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        program = build_program(folder, f"    aiouring_count(hook, {number}, 1);\n    return AIOURING_WAKE;", engine=engine)
+        with Hook.load(program, engine=engine) as hook:
+            before = hook.counters
+            await exchange(loop)
+            counted = [now > then for now, then in zip(hook.counters, before, strict=True)]
+            assert [index for index, yes in enumerate(counted) if yes] == [number]
+        (tmp_path / "junk.bpf.so").write_bytes(b"no library")
+        with pytest.raises(OSError, match="no shared library"):
+            Hook.load(tmp_path / "junk.bpf.o", engine="inline").attach()

@@ -673,3 +673,36 @@ def test_ctrl_c_reaches_a_loop_whose_relay_never_rests(engine: Engine) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         aiouring.run(spin())
+
+
+async def test_a_relay_of_a_connection_with_frames_is_refused_and_nothing_has_happened_to_it(engine: Engine) -> None:
+    loop: Any = asyncio.get_running_loop()
+    with Hook.load("standard", engine=engine):
+        got: list[bytes] = []
+
+        class Lines(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                made.set_result(transport)
+
+            def data_received(self, data: bytes) -> None:
+                got.append(data)
+                came.set()
+
+        made: asyncio.Future[Any] = loop.create_future()
+        came = asyncio.Event()
+        server: Any = await loop.create_server(Lines, "127.0.0.1", 0, frames=aiouring.Delimited(b"\n"))
+        left, right = pair()
+        with left, right, socket.create_connection(server.sockets[0].getsockname()) as client:
+            transport = await made
+            with pytest.raises(RuntimeError, match="frames="):
+                await aiouring.relay(transport, left)
+            assert not transport.is_closing()
+            client.sendall(b"line\n")
+            await came.wait()
+            assert got == [b"line"]
+            transport.abort()
+        server.close()
+        await server.wait_closed()
+        with pytest.raises(TypeError, match="frames="):
+            await aiouring.start_server(lambda reader, writer: None, "127.0.0.1", 0, frames=aiouring.Delimited(b"\n"))
+        await asyncio.sleep(0)

@@ -16,7 +16,7 @@
  * namespace of its own, read and write the MEM region (AIOURING_AT), and send completions of its own making to Python (aiouring_post). Completions
  * with other namespaces than the program's are somebody else's: return AIOURING_WAKE for them.
  *
- * Rules that the verifier makes: no loop without a bound (AIOURING_FOR), no pointer that was not checked. Globals work in the kernel and in
+ * Rules that the verifier makes: no loop without a bound (AIOURING_REPEAT), no pointer that was not checked. Globals work in the kernel and in
  * programs that are loaded from a shared library of their own; what ships with aiouring keeps all state in the region.
  */
 #ifndef AIOURING_HOOK_H
