@@ -110,9 +110,7 @@ conformance: dev ## CPython's, uvloop's and aiofiles' own tests, on each Python 
 	@mkdir -p $(RESULTS)
 	@$(VPYTHON) -m tests.conformance --json $(RESULTS)/conformance.json $(ARGS)
 	@# Once more with a loop hook that leaves all to Python, on the Python of .venv alone.
-	@# By its version, as above: by another path it would get another environment.
-	@$(VPYTHON) -m tests.conformance --loop aiouring-hook-inline --python "$$($(VPYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')" \
-		--json $(RESULTS)/conformance-hook.json $(ARGS)
+	@$(VPYTHON) -m tests.conformance --loop aiouring-hook-inline --python $(VPYTHON) --json $(RESULTS)/conformance-hook.json $(ARGS)
 
 .PHONY: test-asan
 test-asan: dev ## the unit tests under Python's debug allocator, then with the address sanitizer

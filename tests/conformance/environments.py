@@ -73,10 +73,11 @@ def find_python(name: str) -> Python | None:
         answer = _run([candidate, "-c", _ASK])
         if answer.returncode:
             continue
-        version, prefix, base_prefix = json.loads(answer.stdout)
-        if prefix != base_prefix:
-            # An environment of an environment would see the packages of neither.
-            candidate = str(Path(base_prefix) / "bin" / f"python{version[0]}.{version[1]}")
+        version, _, base_prefix = json.loads(answer.stdout)
+        # By its own path, whatever it was called by: an environment of an environment would see the packages of neither, and a Python that is
+        # named in two ways would have its environment made anew each time.
+        own = Path(base_prefix) / "bin" / f"python{version[0]}.{version[1]}"
+        candidate = str(own) if own.exists() else candidate
         return Python(candidate, (version[0], version[1], version[2]))
     return None
 

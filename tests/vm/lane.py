@@ -42,7 +42,7 @@ UNIT_TESTS = [
 # The event loop's own suite with a hook in the kernel that leaves all to Python: what the budget bears of it.
 CONFORMANCE = [
     "-m", "tests.conformance", "--suite", "cpython", "--loop", "aiouring-hook-kernel",
-    "--python", f"{sys.version_info.major}.{sys.version_info.minor}",
+    "--python", sys.executable,
     *(f"--only=test_{name}" for name in ("events", "sock_lowlevel", "streams", "server")),
 ]  # fmt: skip
 
