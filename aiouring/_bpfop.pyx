@@ -1,23 +1,24 @@
 """Operations of aiouring.bpf, once per request: the call that is awaited, the request's memory, the engines that run it in this process.
 
-Used by `aiouring.bpf.ops`, whose Op derives from OpCore, and by `_chain`, which makes a BpfRequest a link. Calls `_operation`, `_loop`, `_op`, `_prep`, and the
-operations that ship (bpf_progs/ops).
+Used by `aiouring.bpf.ops`, whose Op derives from OpCore, and by `_chain`, which makes a BpfRequest a link. Calls `_operation`, `_loop`, `_op`,
+`_prep`, and the operations that ship (bpf_progs/ops).
 
-Engines. `opcode` and `module`: the request is an SQE as any other. `inline`: a C function. `prog_run`: BPF_PROG_RUN, one at a time for each operation, since
-the program's memory (aiouring_run, the shadow) is one; what else is called meanwhile waits in a queue.
+Engines. `opcode` and `module`: the request is an SQE as any other. `inline`: a C function. `prog_run`: BPF_PROG_RUN, one at a time for each
+operation, since the program's memory (aiouring_run, the shadow) is one; what else is called meanwhile waits in a queue.
 
-Where it runs. The last two take the processor until they are through. Up to URING_BPF_DIRECT_BYTES_MAX in all buffers that is well below a millisecond, and
-they run where they are awaited, which ends without a turn of the loop; longer ones run in a thread of the executor, without the GIL.
+Where it runs. The last two take the processor until they are through. Up to URING_BPF_DIRECT_BYTES_MAX in all buffers that is well below a
+millisecond, and they run where they are awaited, which ends without a turn of the loop; longer ones run in a thread of the executor, without the
+GIL.
 
-Cancelling. A call in a thread is told to stop, and the next chunk that it reads or writes ends it; CancelledError comes when it has ended, so no buffer of a
-cancelled call is in use. A call in the kernel ends with its last CQE, as any request.
+Cancelling. A call in a thread is told to stop, and the next chunk that it reads or writes ends it; CancelledError comes when it has ended, so no
+buffer of a cancelled call is in use. A call in the kernel ends with its last CQE, as any request.
 
-Who owns what: a BpfRequest holds its buffers, and the operation, until release(); the thread that runs one holds it by a bound method. An OpCore frees what
-was loaded when it is closed and no request has it. A RegisteredBuffer is unregistered when it is closed and no request has it.
+Who owns what: a BpfRequest holds its buffers, and the operation, until release(); the thread that runs one holds it by a bound method. An OpCore
+frees what was loaded when it is closed and no request has it. A RegisteredBuffer is unregistered when it is closed and no request has it.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EINVAL, errno
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t

@@ -1,8 +1,8 @@
 """The part of the package's build that has to do with BPF: called by setup.py, which stays as plain as for any Cython package.
 
 Before the extensions are built it puts the headers of programs and libbpf's headers for BPF code into `aiouring/bpf/include`, compiles
-`bpf_progs/*.bpf.c` and `bpf_progs/ops/*.bpf.c` into `aiouring/bpf/objects`, and gives the extensions that call libbpf its archives. Both folders are made here and ignored
-by git. A machine without clang or without a libbpf builds all the same, and the build says what is left out.
+`bpf_progs/*.bpf.c` and `bpf_progs/ops/*.bpf.c` into `aiouring/bpf/objects`, and gives the extensions that call libbpf its archives. Both folders are
+made here and ignored by git. A machine without clang or without a libbpf builds all the same, and the build says what is left out.
 """
 
 from __future__ import annotations

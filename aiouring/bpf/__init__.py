@@ -1,8 +1,8 @@
 """BPF in the event loop: hooks that see completions before Python does, and operations that are awaited.
 
 `Hook` is the loop hook. What the hooks that ship do is offered as functions: `aiouring.relay`, `aiouring.copy`, `aiouring.send_file`; `echo` and
-`discard` here are for tests and measurements. `Op` is an operation, `register_buffer` makes memory that it need not look up. `Object` and `Map` are one object in the kernel, for who loads programs himself; a build without libbpf
-does not have them.
+`discard` here are for tests and measurements. `Op` is an operation, `register_buffer` makes memory that it need not look up. `Object` and `Map` are
+one object in the kernel, for who loads programs himself; a build without libbpf does not have them.
 """
 
 from aiouring._bpfop import RegisteredBuffer

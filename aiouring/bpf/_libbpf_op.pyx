@@ -1,12 +1,14 @@
 """Loads operations into the kernel: a thin layer over libbpf, called once per operation and loop.
 
-Used by `aiouring.bpf.ops`; calls libbpf (linked statically) and nothing of the loop. A build without libbpf lacks this module, and `aiouring.bpf.ops` says so.
+Used by `aiouring.bpf.ops`; calls libbpf (linked statically) and nothing of the loop. A build without libbpf lacks this module, and
+`aiouring.bpf.ops` says so.
 
-An OperationObject is open → loaded → closed. For the engine prog_run it gives a descriptor to run, the mapped variable `aiouring_run` (op_inline.h) and
-the shadow; for the engines that the kernel has itself, it is a struct_ops object that is attached to a ring, or to an open /dev/aiouring_bpf, under an id.
+An OperationObject is open → loaded → closed. For the engine prog_run it gives a descriptor to run, the mapped variable `aiouring_run` (op_inline.h)
+and the shadow; for the engines that the kernel has itself, it is a struct_ops object that is attached to a ring, or to an open /dev/aiouring_bpf,
+under an id.
 
-Who owns what: an OperationObject owns libbpf's object with all its descriptors and mappings, the mapped shadow, and the link. Its addresses are valid until
-close().
+Who owns what: an OperationObject owns libbpf's object with all its descriptors and mappings, the mapped shadow, and the link. Its addresses are
+valid until close().
 """
 
 from libc.errno cimport EINVAL, errno
@@ -117,7 +119,8 @@ cdef class OperationObject:
         if declared == NULL:
             raise OperationRefused(EINVAL, "this object holds no operation that AIOURING_OP declares", path)
         if declared.abi != AIOURING_OP_ABI:
-            raise OperationRefused(EINVAL, f"it was built for version {declared.abi} of operations, and this is {AIOURING_OP_ABI}: build it again", path)
+            raise OperationRefused(EINVAL, f"it was built for version {declared.abi} of operations, and this is {AIOURING_OP_ABI}: "
+                                           "build it again with `python -m aiouring build-op`", path)
         declared.name[31] = 0
         self.info = (declared.name.decode("utf-8", "replace"), declared.buffers_min, declared.buffers_max, declared.traits)
 
@@ -157,8 +160,9 @@ cdef class OperationObject:
             raise OperationRefused(known_error(-result), f"{self.info[0]}: the kernel refused the operation", self.path, said)
 
     def load_to_run(self):
-        """Load it for the engine prog_run. Returns the program's descriptor, the address of its `aiouring_run`, and those of the shadow for each buffer
-        that it may write (0 where it writes none). Needs CAP_BPF and CAP_PERFMON; the verifier takes milliseconds. Raises OperationRefused."""
+        """Load it for the engine prog_run. Returns the program's descriptor, the address of its `aiouring_run`, and those of the shadow for each
+        buffer that it may write (0 where it writes none). Needs CAP_BPF and CAP_PERFMON; the verifier takes milliseconds. Raises
+        OperationRefused."""
         cdef bpf_map *map = bpf_object__find_map_by_name(self.object, b"aiouring_shadow")
         cdef bpf_program *program = bpf_object__find_program_by_name(self.object, b"aiouring_operation")
         cdef uint64_t *last = <uint64_t *>self.variable(b".rodata", b"aiouring_shadow_last", sizeof(uint64_t))
@@ -187,8 +191,8 @@ cdef class OperationObject:
             raise OperationError(errno, f"{self.info[0]}: its memory cannot be mapped: {os.strerror(errno)}", self.path)
         return <char *>memory
 
-    def load_and_attach(self, int id, int ring_fd):
-        """Load it as the operation `id` of a ring, or of an open /dev/aiouring_bpf. Raises OperationRefused, also where the kernel has no such
+    def load_and_attach(self, int number, int ring_fd):
+        """Load it as the operation `number` of a ring, or of an open /dev/aiouring_bpf. Raises OperationRefused, also where the kernel has no such
         operations."""
         cdef bpf_map *map = bpf_object__next_map(self.object, NULL)
         cdef btf *types = bpf_object__btf(self.object)
@@ -197,7 +201,7 @@ cdef class OperationObject:
         cdef const char *name
         cdef char *image
         cdef size_t size = 0
-        cdef uint16_t short_id = <uint16_t>id
+        cdef uint16_t short_id = <uint16_t>number
         cdef int32_t fd = ring_fd
         cdef int type_id, i
         while map != NULL and bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS:
@@ -219,7 +223,7 @@ cdef class OperationObject:
             self.link = bpf_map__attach_struct_ops(map)
         if self.link == NULL:
             error = errno
-            raise OperationRefused(known_error(error), f"{self.info[0]}: the kernel did not take it as operation {id}", self.path)
+            raise OperationRefused(known_error(error), f"{self.info[0]}: the kernel did not take it as operation {number}", self.path)
         self.process = os.getpid()
 
     def close(self):

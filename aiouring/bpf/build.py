@@ -1,7 +1,7 @@
 """Compiles a hook program or an operation: to objects for the kernel by clang, to a shared library for the inline engine by the C compiler.
 
-Called by `python -m aiouring build-hook` and `build-op`, and by the package's own build, which loads this file by its path before anything is built: it needs
-Python's standard library alone and imports nothing of aiouring.
+Called by `python -m aiouring build-hook` and `build-op`, and by the package's own build, which loads this file by its path before anything is built:
+it needs Python's standard library alone and imports nothing of aiouring.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def system_includes(clang: str) -> list[str]:
 
 
 def build_object(source: Path, target: Path, includes: list[Path], clang: str | None = None, defines: Sequence[str] = ()) -> str:
-    """Compiles `source` to an object for the kernel, with the types that the kernel and Python read its variables by. Gives the compiler's warnings.
+    """Compiles `source` to an object for the kernel, with the types that the kernel and Python read its variables by; `defines` are macros. Gives the
+    compiler's warnings.
 
     Raises BuildFailed where there is no clang or it refuses the program.
     """

@@ -32,13 +32,13 @@ SHIPPED = tuple(_bpfop.shipped())
 class Op(_bpfop.OpCore):
     """An operation: `result = await op(*buffers, flags=0, length=None)`.
 
-    Made by load(). A call's buffers are anything with the buffer protocol, of 4 MiB at most each, as many as the operation takes; those that it writes must be
-    writable. They are locked (a bytearray cannot be resized) until the call has ended. flags: 32 bits, whose meaning is the operation's. length: only so
-    many bytes of the first buffer.
+    Made by load(). A call's buffers are anything with the buffer protocol, of 4 MiB at most each, as many as the operation takes; those that it
+    writes must be writable. They are locked (a bytearray cannot be resized) until the call has ended. flags: 32 bits, whose meaning is the
+    operation's. length: only so many bytes of the first buffer.
 
-    The result is an int of 64 bits. A call raises TypeError, ValueError or BufferError for what can be known before it begins, and OSError, whose text
-    begins with the operation's name, for what the operation says. CancelledError comes when no buffer is in use any more; how much the operation has
-    written by then is not known. Calls run at the same time where the engine can, and end in any order.
+    The result is an int of 64 bits. A call raises TypeError, ValueError or BufferError for what can be known before it begins, and OSError, whose
+    text begins with the operation's name, for what the operation says. CancelledError comes when no buffer is in use any more; how much the
+    operation has written by then is not known. Calls run at the same time where the engine can, and end in any order.
     """
 
     engine_reason: str
@@ -56,8 +56,8 @@ class Op(_bpfop.OpCore):
 
         program: the name of one that ships (SHIPPED), or the path of the source or of any file that `python -m aiouring build-op` made from it
         ("mine.op.so"); the others lie beside it.
-        engine: "opcode" (a kernel with BPF operations, IORING_OP_BPF), "module" (aiouring's kernel module), "prog_run" (a BPF program that this process
-        runs; CAP_BPF and CAP_PERFMON, Linux 6.4), "inline" (C in this process), or "auto": the first of these that can be. `op.engine` and
+        engine: "opcode" (a kernel with BPF operations, IORING_OP_BPF), "module" (aiouring's kernel module), "prog_run" (a BPF program that this
+        process runs; CAP_BPF and CAP_PERFMON, Linux 6.4), "inline" (C in this process), or "auto": the first of these that can be. `op.engine` and
         `op.engine_reason` say which it is, and why it is no better one.
 
         Raises ValueError for an engine that there is not, TypeError for a loop of another kind, RuntimeError where `loop` is not the running one,
@@ -104,7 +104,7 @@ def program_of(program: str | os.PathLike[str]) -> Program:
     for suffix in (".op.bpf.o", ".run.bpf.o", ".op.so", ".bpf.c"):
         if path.name.endswith(suffix) and path.name != suffix:
             return Program(named, path.parent, path.name.removesuffix(suffix))
-    raise FileNotFoundError(errno.ENOENT, f"no such operation (those that ship are {', '.join(SHIPPED)}; others are named by a file of theirs)", named)
+    raise FileNotFoundError(errno.ENOENT, f"no such operation; those that ship are {', '.join(SHIPPED)}, others are named by a file", named)
 
 
 class Unfit(Exception):
@@ -223,10 +223,10 @@ def why_not_prog_run() -> str:
 def register_buffer(memory: Buffer) -> _bpfop.RegisteredBuffer:
     """Register memory (a bytearray, an mmap, any writable buffer) with the running loop's ring, and give a buffer that operations take as any other.
 
-    The kernel keeps it pinned, which spares the engines opcode and module the look-up of its pages for each request; the others use the memory itself.
-    It is locked until it is closed, by close() or by `with`, and no request and no memoryview of it is left; wait_closed() waits for that. There
-    are 64 places in a ring's table, and RLIMIT_MEMLOCK may bound what is pinned: `registered` says whether the kernel took it. The module uses the table
-    for one buffer of a request.
+    The kernel keeps it pinned, which spares the engines opcode and module the look-up of its pages for each request; the others use the memory
+    itself. It is locked until it is closed, by close() or by `with`, and no request and no memoryview of it is left; wait_closed() waits for that.
+    There are 64 places in a ring's table, and RLIMIT_MEMLOCK may bound what is pinned: `registered` says whether the kernel took it. The module uses
+    the table for one buffer of a request.
 
     Raises TypeError for what has no buffer, or where the loop is another kind, BufferError for memory that is read-only or not in one piece.
     """

@@ -19,6 +19,8 @@
  * whatever happened, also where prep was not called because the number of buffers was wrong. Only issue must be there. Any other number than 0 or
  * -1 to -511 and -531 to -4095 is EINVAL.
  *
+ * Buffers are read and written by issue alone: prep may run long before, and a failed request's buffers are not there.
+ *
  * All of a request's memory is its buffers, its scratch memory, which buffers are read into and written from in chunks, and 64 bytes of state, which are
  * zero at its beginning. Requests of one operation run at the same time, in several threads: globals are shared among them.
  *
@@ -42,6 +44,7 @@ struct aiouring_op {
     const struct aiouring_op_info *info;
     const volatile aiouring_u32 *stop;
     aiouring_u8 *scratch;
+    aiouring_u32 issuing;
     aiouring_u64 result;
     aiouring_u8 state[URING_BPF_STATE_BYTES] __attribute__((aligned(8)));
 };
@@ -68,6 +71,8 @@ AIOURING_CODE void *aiouring_state(struct aiouring_op *op)
 /* Buffers that overlap may also overlap with nothing else: the scratch memory is the operation's own. */
 AIOURING_CODE int aiouring_read_buffer(struct aiouring_op *op, aiouring_u32 buffer, aiouring_u64 offset, aiouring_u8 *memory, aiouring_u32 bytes)
 {
+    if (!op->issuing)
+        return -AIOURING_EFAULT;
     if (op->stop && *op->stop)
         return -AIOURING_EINTR;
     __builtin_memcpy(memory, (const aiouring_u8 *)(unsigned long)op->request->buffers[buffer].addr + offset, bytes);
@@ -76,6 +81,8 @@ AIOURING_CODE int aiouring_read_buffer(struct aiouring_op *op, aiouring_u32 buff
 
 AIOURING_CODE int aiouring_write_buffer(struct aiouring_op *op, aiouring_u32 buffer, aiouring_u64 offset, aiouring_u8 *memory, aiouring_u32 bytes)
 {
+    if (!op->issuing)
+        return -AIOURING_EFAULT;
     if (op->stop && *op->stop)
         return -AIOURING_EINTR;
     __builtin_memcpy((aiouring_u8 *)(unsigned long)op->request->buffers[buffer].addr + offset, memory, bytes);
@@ -109,6 +116,7 @@ const volatile aiouring_u64 aiouring_shadow_last = 0;
 struct aiouring_op_run aiouring_run;
 
 struct aiouring_op {
+    aiouring_u32 issuing;
     aiouring_u64 result;
 };
 
@@ -167,6 +175,8 @@ AIOURING_CODE int aiouring_read_buffer(struct aiouring_op *op, aiouring_u32 buff
     aiouring_u64 address = aiouring_run.request.buffers[buffer].addr + offset;
     int error = 0;
 
+    if (!op->issuing)
+        return -AIOURING_EFAULT;
     if (*(volatile aiouring_u32 *)&aiouring_run.stop)
         return -AIOURING_EINTR;
     if (aiouring_copy_from_user(memory, bytes, (const void *)address))
@@ -198,6 +208,8 @@ AIOURING_CODE int aiouring_write_buffer(struct aiouring_op *op, aiouring_u32 buf
 {
     aiouring_u64 address = aiouring_run.request.buffers[buffer].addr + offset;
 
+    if (!op->issuing)
+        return -AIOURING_EFAULT;
     if (*(volatile aiouring_u32 *)&aiouring_run.stop)
         return -AIOURING_EINTR;
     if (!(aiouring_operation_info.traits & AIOURING_WRITES_ALL))
@@ -304,7 +316,7 @@ AIOURING_CODE int aiouring_outside(struct aiouring_op *op, aiouring_u32 buffer, 
 }
 
 /* The first `bytes` of a chunk of the scratch memory from a buffer, at most AIOURING_CHUNK_BYTES. 0, or an error to return: ERANGE outside the buffer,
- * EFAULT for memory that is not there, EINTR where the request was cancelled. */
+ * EFAULT for memory that is not there and outside issue, EINTR where the request was cancelled. */
 AIOURING_CODE int aiouring_load(struct aiouring_op *op, aiouring_u8 *chunk, aiouring_u32 buffer, aiouring_u64 offset, aiouring_u32 bytes)
 {
     AIOURING_OPAQUE(bytes);
@@ -396,7 +408,9 @@ AIOURING_CODE int aiouring_wrong_buffers(struct aiouring_op *op, aiouring_u32 le
                 (void)fail(op);                                                                                                               \
                 aiouring_res = -AIOURING_ECANCELED;                                                                                           \
             } else {                                                                                                                          \
+                (op)->issuing = 1;                                                                                                            \
                 aiouring_res = aiouring_checked(issue(op));                                                                                   \
+                (op)->issuing = 0;                                                                                                            \
             }                                                                                                                                 \
         }                                                                                                                                     \
         (void)cleanup(op);                                                                                                                    \
@@ -421,7 +435,7 @@ AIOURING_CODE int aiouring_wrong_buffers(struct aiouring_op *op, aiouring_u32 le
     static aiouring_s32 aiouring_run_##name(struct uring_bpf_request *request, aiouring_u32 mode, const volatile aiouring_u32 *stop)          \
     {                                                                                                                                         \
         aiouring_u8 scratch[URING_BPF_SCRATCH_BYTES] __attribute__((aligned(64)));                                                            \
-        struct aiouring_op op = {request, &AIOURING_OP_SYMBOL(name).info, stop, scratch, 0, {0}};                                             \
+        struct aiouring_op op = {request, &AIOURING_OP_SYMBOL(name).info, stop, scratch, 0, 0, {0}};                                          \
         int res = AIOURING_COURSE(&op, mode, least, most, prep, issue, fail, cleanup);                                                        \
         if (res)                                                                                                                              \
             return res;                                                                                                                       \
