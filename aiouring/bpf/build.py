@@ -77,7 +77,8 @@ def build_object(source: Path, target: Path, includes: list[Path], clang: str | 
     # The types' section names source files; where they lay says nothing to who reads it.
     command += [f"-ffile-prefix-map={source.parent.resolve()}=.", f"-ffile-prefix-map={Path.cwd()}=.", "-fdebug-compilation-dir=."]
     command += [f"-D__TARGET_ARCH_{ARCHITECTURES.get(platform.machine(), platform.machine())}"]
-    command += [*(f"-D{name}" for name in defines), *(f"-I{folder}" for folder in includes), *system_includes(clang), "-c", str(source), "-o", str(part)]
+    command += [*(f"-D{name}" for name in defines), *(f"-I{folder}" for folder in includes), *system_includes(clang)]
+    command += ["-c", str(source), "-o", str(part)]
     try:
         warnings = run(command)
         strip = shutil.which("llvm-strip")
