@@ -99,18 +99,37 @@ AIOURING_CODE aiouring_u64 *word_at(struct aiouring_hook *hook, aiouring_u64 ind
     return (aiouring_u64 *)(hook->memory + BLOCK_OFFSET + at * 8);
 }
 
-AIOURING_PART aiouring_u32 crc_of(aiouring_u32 crc, aiouring_u64 word)
+AIOURING_CODE void sum_block(struct aiouring_hook *hook, struct job *job)
 {
-    word ^= crc;
-    return crc32c_table[7][word & 255] ^ crc32c_table[6][word >> 8 & 255] ^ crc32c_table[5][word >> 16 & 255] ^ crc32c_table[4][word >> 24 & 255] ^
-           crc32c_table[3][word >> 32 & 255] ^ crc32c_table[2][word >> 40 & 255] ^ crc32c_table[1][word >> 48 & 255] ^ crc32c_table[0][word >> 56];
+    aiouring_u32 crc = job->crc;
+
+    AIOURING_EACH(index, job->block / 8)
+    {
+        aiouring_u64 word = *word_at(hook, index) ^ crc;
+
+        crc = crc32c_table[7][word & 255] ^ crc32c_table[6][word >> 8 & 255] ^ crc32c_table[5][word >> 16 & 255] ^
+              crc32c_table[4][word >> 24 & 255] ^ crc32c_table[3][word >> 32 & 255] ^ crc32c_table[2][word >> 40 & 255] ^
+              crc32c_table[1][word >> 48 & 255] ^ crc32c_table[0][word >> 56];
+    }
+    AIOURING_EACH_END
+    job->crc = crc;
+}
+
+AIOURING_CODE void mask_block(struct aiouring_hook *hook, struct job *job)
+{
+    aiouring_u64 key = (aiouring_u64)job->key << 32 | job->key;
+
+    AIOURING_EACH(index, job->block / 8)
+    {
+        *word_at(hook, index) ^= key;
+    }
+    AIOURING_EACH_END
 }
 
 static int on_cqe(struct aiouring_hook *hook, const struct io_uring_cqe *cqe)
 {
     struct job *job = AIOURING_AT(hook, struct job, AIOURING_USER_OFFSET);
     aiouring_u32 op = (aiouring_u32)(cqe->user_data >> 48) & 255;
-    aiouring_u64 key;
 
     if (!job || job->block > BLOCK_BYTES_MAX)
         return AIOURING_WAKE;
@@ -130,17 +149,10 @@ static int on_cqe(struct aiouring_hook *hook, const struct io_uring_cqe *cqe)
         job->crc = ~job->crc;
         end(hook, job, 0);
     } else {
-        key = (aiouring_u64)job->key << 32 | job->key;
-        AIOURING_EACH(index, job->block / 8)
-        {
-            aiouring_u64 *word = word_at(hook, index);
-
-            if (job->kind == COPY)
-                job->crc = crc_of(job->crc, *word);
-            else
-                *word ^= key;
-        }
-        AIOURING_EACH_END
+        if (job->kind == COPY)
+            sum_block(hook, job);
+        else
+            mask_block(hook, job);
         queue_out(hook, job);
     }
     return AIOURING_CONSUME;

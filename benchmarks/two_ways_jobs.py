@@ -79,15 +79,21 @@ async def run_in_hook(meter: Meter, engine: str, kind: int, fd_in: int, fd_out: 
     with Hook.load(HOOK_PROGRAM, engine=engine) as hook:  # type: ignore[arg-type]
         eventfd = os.eventfd(0, os.EFD_NONBLOCK)
         try:
-            over = loop.create_future()
-            loop.add_reader(eventfd, over.set_result, None)
+            changed = asyncio.Event()
+
+            def hear() -> None:
+                os.eventfd_read(eventfd)
+                changed.set()
+
+            loop.add_reader(eventfd, hear)
             await asyncio.sleep(0)
             meter.start()
             JOB.pack_into(hook.memory, 0, BEGIN, kind, fd_in, fd_out, eventfd, 0, block, KEY_32, 1, 0, block * count, 0)
-            await asyncio.sleep(0.001)  # a completion, by which the program sees the job
-            await over
+            os.eventfd_write(eventfd, 1)  # its completion is the one by which the program sees the job
+            while (fields := JOB.unpack_from(hook.memory, 0))[0] != OVER:
+                await changed.wait()
+                changed.clear()
             loop.remove_reader(eventfd)
-            fields = JOB.unpack_from(hook.memory, 0)
         finally:
             os.close(eventfd)
         if fields[0] != OVER or fields[5]:
