@@ -1,115 +1,27 @@
 # A chain of requests that run one after another and are awaited as one. See _chain.pyx.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t
 
-from aiouring._fileop cimport Descriptor
+from aiouring._chainlinks cimport ChainLinks
 from aiouring._hook cimport Region, aiouring_link
-from aiouring._op cimport completion_fn
-from aiouring._operation cimport Operation
-from aiouring._ring cimport Ring
-from aiouring._sockop cimport SocketOperation
-from aiouring.uapi cimport aiouring_statx, aiouring_timespec, io_uring_sqe
 
 
-cdef enum link_kind:
-    LINK_OPEN
-    LINK_READ
-    LINK_WRITE
-    LINK_SEND
-    LINK_RECV
-    LINK_FSYNC
-    LINK_CLOSE
-    LINK_STATX
-    LINK_TIMER
-
-
-cdef struct chain_link:
-    link_kind kind
-    bint hard, whole
-    bint taken                  # a later link takes its result: less than all is no failure
-    bint over                   # it has run, well or not
-    bint severed                # it never ran, because of an earlier one
-    int file, folder            # of the chain's files, -1: none
-    uint64_t request            # while it is in flight
-    int64_t result              # or -errno
-    uint32_t wanted, limit      # bytes
-    uint32_t base               # bytes that a cancelled receive had left
-    uint8_t length_from, offset_from        # the link whose result it is, + 1
-    int64_t length_add, offset_add
-    int64_t offset
-    int flags
-    uint32_t mode
-    Py_buffer view
-    bint has_view
-    void *memory                # a statx, or a timespec
-
-
-# A file, a socket or a folder of a chain: what its links use instead of a number that may be another file's when they come to run.
-cdef class ChainFile:
-    cdef object named           # as it was given: a number, or an object with fileno()
-    cdef Descriptor descriptor  # of an open file of ours
-    cdef SocketHold hold        # of a socket
-    cdef bint direct            # an open link brings it
-    cdef bint by_number         # a request of it cannot go by the ring's table
-    cdef bint opened, closed    # the direct descriptor is, as far as completions say
-    cdef bint entered, duplicate
-    cdef int number             # when it was taken
-    cdef int fd                 # what requests say
-    cdef int slot               # in the ring's table, -1: none
-
-    cdef int take(self, ChainRun run) except -1
-    cdef bint can_be_taken_again(self) except -1
-    cdef void give_back(self, ChainRun run) noexcept
-
-
-# Stands in a socket's list of calls that are in flight, so that its close ends the chain.
-cdef class SocketHold(SocketOperation):
-    cdef ChainRun run
-    cdef list taken             # of what cancelled receives had left: (link, item)
-
-    cdef int begin(self, ChainRun run) except -1
-    cdef void end(self) noexcept
-
-
-cdef class ChainRun(Operation):
-    cdef chain_link *links
-    cdef uint32_t count, room
-    cdef list files             # ChainFiles
-    cdef dict known_files       # those of numbers and objects
-    cdef list names             # of each link, what errors call its file; holds what requests point to
-    cdef list paths
-    cdef bint carries
+cdef class ChainRun(ChainLinks):
     cdef uint32_t live          # requests of linked mode that are in flight
-    cdef bint building          # a link is being made: arguments may run code of the user's
-    cdef bint stopping, timed_out, socket_gone, awaited
+    cdef bint stopping, timed_out, awaited
     cdef object timeout, timer
     cdef object outcome_list
-    cdef Ring ring              # to which it was submitted
     cdef Region region
     cdef int32_t index          # of its slot there, -1: none
     cdef uint32_t begun         # links that had begun when the ring was replaced
     cdef int32_t ended_by       # -errno of what ended it, where that was no link
 
-    cdef chain_link *new_link(self, link_kind kind, bint hard, object name) except NULL
-    cdef int drop_link(self) except -1
-    cdef int set_buffer(self, chain_link *link, object buffer, object length, int flags) except -1
-    cdef int set_number(self, object value, str name, int64_t *plain, uint8_t *source, int64_t *add, int64_t most) except -1
-    cdef int set_position(self, chain_link *link, object offset) except -1
-    cdef int add_file(self, object file, bint by_number) except -1
-    cdef int use_kept(self) except -1
-    cdef int take_kept(self, uint32_t at, SocketHold hold) except -1
-    cdef void put_back(self) noexcept
-    cdef void fill(self, uint32_t at, io_uring_sqe *sqe) noexcept
     cdef int submit_linked(self, uint32_t first) except -1
     cdef int submit_to_hook(self) except -1
     cdef void fill_slot(self, aiouring_link *slot, uint32_t at) noexcept
-    cdef bint may_be_short(self, uint32_t at) noexcept
-    cdef bint is_short(self, uint32_t at) noexcept
-    cdef bint has_failed(self, uint32_t at) noexcept
+    cdef int note_outcomes(self) except -1
     cdef int conclude(self) except -1
-    cdef int begin_again(self, uint32_t first) except -1
-    cdef object value_of(self, uint32_t at)
-    cdef object error_of(self, uint32_t at)
+    cdef int begin_again(self, uint32_t failed) except -1
     cdef object failure(self, uint32_t at)
     cdef int stop_first(self) except -1
     cdef void give_slot_back(self) noexcept

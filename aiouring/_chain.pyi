@@ -3,12 +3,9 @@
 from collections.abc import Generator
 from typing import Any, final
 
-LINKS: int
-CARRYING_LINKS: int
-CARRYING_CHAINS: int
-MOVES: tuple[int, int, int, int]
+from aiouring._chainlinks import ChainFile
 
-class ChainFile: ...
+CARRYING_CARRYING_CHAINS: int
 
 @final
 class ChainRun:

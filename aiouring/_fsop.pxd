@@ -1,5 +1,5 @@
 # File-system calls that are one request each. See _fsop.pyx.
-# cimported by: _fdop, _readfile, _copy, _chain.
+# cimported by: _fdop, _readfile, _copy, _chainlinks.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 

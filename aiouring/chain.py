@@ -1,6 +1,6 @@
 """Chains: requests that run one after another in the kernel and are awaited as one. Once per chain.
 
-Public as aiouring.Chain, with Link and ChainError. Calls `_chain`, which owns the requests.
+Public as aiouring.Chain, with Link and ChainError. Calls `_chain`, which owns the requests, and `_chainlinks`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Protocol
 
-from aiouring import _chain
+from aiouring import _chain, _chainlinks
 from aiouring._errors import ChainError
 from aiouring._types import StrOrBytesPath
 
 __all__ = ["Chain", "ChainError", "Link", "Result"]
 
-_READ, _WRITE, _SEND, _RECV = _chain.MOVES
+_READ, _WRITE, _SEND, _RECV = _chainlinks.MOVES
 
 
 class HasFileno(Protocol):
