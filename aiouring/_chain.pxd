@@ -8,6 +8,7 @@ from aiouring._hook cimport Region, aiouring_link
 
 cdef class ChainRun(ChainLinks):
     cdef uint32_t live          # requests of linked mode that are in flight
+    cdef uint32_t submitted     # links that were, of which the last may be one after which this object must look
     cdef bint stopping, timed_out, awaited
     cdef object timeout, timer
     cdef object outcome_list
@@ -20,6 +21,7 @@ cdef class ChainRun(ChainLinks):
     cdef int submit_to_hook(self) except -1
     cdef void fill_slot(self, aiouring_link *slot, uint32_t at) noexcept
     cdef int note_outcomes(self) except -1
+    cdef bint is_lost(self, uint32_t at) noexcept
     cdef int conclude(self) except -1
     cdef int begin_again(self, uint32_t failed) except -1
     cdef object failure(self, uint32_t at)

@@ -5,7 +5,8 @@ Used by `chain`. Calls `_chainlinks`, whose links these are, `_hook`, `_loop`, `
 There are two ways to run one. Where each request is known beforehand they are linked (IOSQE_IO_LINK): all SQEs stand one behind the other in the queue
 and go out with one enter, and each has a slot of `_op` and a completion. Where a length or an offset is an earlier link's result, the loop's hook carries
 it: the links are written into a slot of the hook's region, its program (bpf_progs/include/aiouring/chain.h) submits one after the other, and one
-completion tells the end. Both have the kernel's rules: a link that fails ends the chain, unless it is a hard one; a read or a write that
+completion tells the end. (It also runs chains with an fsync or a statx on their way, where it is attached anyhow: the kernel does not sever linked requests
+when these fail, so that without it the chain is submitted in parts, each after a look at the one before.) Both have the kernel's rules: a link that fails ends the chain, unless it is a hard one; a read or a write that
 moves less than it was asked for fails, unless somebody takes its result.
 
 Who owns what: a ChainRun holds its buffers (exported to it), its paths, its files and its places in the ring's table until the last completion of all
@@ -97,6 +98,7 @@ cdef class ChainRun(ChainLinks):
             raise TypeError(f"a chain needs aiouring's event loop, not {type(loop).__name__}")
         self.loop = <LoopCore>loop
         if self.count == 0:
+            self.outcome_list = []
             return self.finish([])
         self.loop.check_open()
         self.loop.ops.check()
@@ -108,8 +110,14 @@ cdef class ChainRun(ChainLinks):
         return 0
 
     cdef int submit(self) except -1:
+        cdef HookEngine engine = engine_of(self.loop)
+        cdef uint32_t at
+        self.in_hook = self.carries
+        for at in range(self.count - 1):
+            if not self.severs(at) and engine is not None and engine.has_chains and self.count <= AIOURING_CHAIN_LINKS_MAX:
+                self.in_hook = engine.region.free_chain_count != 0
         self.take_files()
-        return self.submit_to_hook() if self.carries else self.submit_linked(0)
+        return self.submit_to_hook() if self.in_hook else self.submit_linked(0)
 
     def _time_is_over(self):
         self.timer = None
@@ -122,12 +130,15 @@ cdef class ChainRun(ChainLinks):
         cdef io_uring_sqe *sqe
         cdef io_uring_sqe *previous = NULL
         cdef uint64_t request
-        cdef uint32_t at
-        if self.count - first > self.loop.ring.sq_entries:
-            raise ValueError(f"a chain of {self.count - first} links does not fit into a submission queue of {self.loop.ring.sq_entries}")
-        self.loop.ops.reserve(self.count - first)
+        cdef uint32_t at, end = first
+        while end + 1 < self.count and self.severs(end):
+            end += 1
+        end += 1
+        if end - first > self.loop.ring.sq_entries:
+            raise ValueError(f"a chain of {end - first} links does not fit into a submission queue of {self.loop.ring.sq_entries}")
+        self.loop.ops.reserve(end - first)
         try:
-            for at in range(first, self.count):
+            for at in range(first, end):
                 sqe = self.loop.ops.begin(self, ChainRun.link_complete, at)
                 # Only now, so that nothing of somebody else hangs on the chain's last request, whatever happens.
                 if previous != NULL:
@@ -140,11 +151,12 @@ cdef class ChainRun(ChainLinks):
                 self.live += 1
                 previous = sqe
         except BaseException:
-            for at in range(first, self.count):
+            for at in range(first, end):
                 self.loop.ops.withdraw(self.links[at].request)
                 self.links[at].request = 0
             self.live = 0
             raise
+        self.submitted = end
         return 0
 
     @staticmethod
@@ -282,17 +294,30 @@ cdef class ChainRun(ChainLinks):
                 self.outcome_list.append(self.value_of(at))
         return 0
 
+    cdef bint is_lost(self, uint32_t at) noexcept:
+        """Whether a ring that was replaced took it along."""
+        return not self.links[at].over or self.links[at].result == -ECANCELED
+
     cdef int conclude(self) except -1:
         """Nothing of it is in flight: go on where that is to be done, or say how it went."""
-        cdef uint32_t failed = 0
+        cdef uint32_t at = 0, failed = 0
         cdef object error
         while failed < self.count and not self.has_failed(failed):
             failed += 1
-        if failed < self.count and not self.stopping and self.wanted():
-            if self.links[failed].over and self.links[failed].result == -EINTR and not self.links[failed].hard and not self.carries:
-                return self.submit_linked(failed)       # nothing behind it has run, nor has itself
-            if self.loop.ring is not self.ring and (not self.links[failed].over or self.links[failed].result == -ECANCELED):
-                return self.begin_again(failed)
+        if not self.stopping and self.wanted():
+            if self.loop.ring is not self.ring:
+                while at < self.count and not self.is_lost(at) and (self.links[at].hard or not self.has_failed(at)):
+                    at += 1
+                if at < self.count and self.is_lost(at):
+                    return self.begin_again(at)
+            elif not self.in_hook:
+                at = 0
+                while at < self.submitted and (self.links[at].hard or not self.has_failed(at)):
+                    at += 1
+                if at < self.submitted and self.links[at].result == -EINTR:
+                    return self.submit_linked(at)           # nothing behind it has run, nor has itself
+                if at == self.submitted and at < self.count:
+                    return self.submit_linked(at)
         self.note_outcomes()
         if failed == self.count:
             return self.finish(list(self.outcome_list))
@@ -305,7 +330,7 @@ cdef class ChainRun(ChainLinks):
     cdef int begin_again(self, uint32_t failed) except -1:
         """The loop runs in another thread, and the ring is another one. A chain of which nothing can have happened begins anew."""
         cdef ChainFile file
-        cdef bint untouched = failed == 0 and (self.begun == 0 if self.carries else self.links[0].kind in (LINK_STATX, LINK_TIMER))
+        cdef bint untouched = failed == 0 and (self.begun == 0 if self.in_hook else self.links[0].kind in (LINK_STATX, LINK_TIMER))
         if untouched and all([file.can_be_taken_again() for file in self.files]):
             self.give_files_back()
             self.give_slot_back()
@@ -318,13 +343,13 @@ cdef class ChainRun(ChainLinks):
         cdef chain_link *link = &self.links[at]
         if link.over and link.result >= 0:
             reason = f"it moved {link.result} of {link.wanted} bytes"
-        elif self.carries and self.ended_by and not self.stopping:
+        elif self.in_hook and self.ended_by and not self.stopping:
             reason = "the event loop's hook failed, and with it what ran in it"
         elif self.socket_gone:
             reason = "a socket of the chain was closed while it was in flight"
         elif not link.over and self.ended_by:
             reason = f"it did not run: {os.strerror(-self.ended_by)}"
-        elif link.result == -EMSGSIZE and link.length_from and self.carries:
+        elif link.result == -EMSGSIZE and link.length_from:
             reason = f"the length that it was given is more than the {link.limit} bytes of its buffer"
         else:
             reason = os.strerror(<int>-link.result)

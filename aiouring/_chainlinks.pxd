@@ -79,6 +79,7 @@ cdef class ChainLinks(Operation):
     cdef list paths
     cdef bint building          # a link is being made: arguments may run code of the user's
     cdef bint carries           # a link takes the result of another
+    cdef bint in_hook           # the hook runs it
     cdef bint socket_gone       # one of its sockets was closed while it was in flight
     cdef Ring ring              # to which it was submitted
 
@@ -93,6 +94,7 @@ cdef class ChainLinks(Operation):
     cdef int take_kept(self, uint32_t at, SocketHold hold) except -1
     cdef void put_back(self) noexcept
     cdef void fill(self, uint32_t at, io_uring_sqe *sqe) noexcept
+    cdef bint severs(self, uint32_t at) noexcept
     cdef bint may_be_short(self, uint32_t at) noexcept
     cdef bint is_short(self, uint32_t at) noexcept
     cdef bint has_failed(self, uint32_t at) noexcept

@@ -546,16 +546,20 @@ cdef class ChainLinks(Operation):
             prep_send(sqe, file.fd, memory, link.wanted, MSG_WAITALL | MSG_NOSIGNAL)
         elif link.kind == LINK_FSYNC:
             prep_fsync(sqe, file.fd, <uint32_t>link.flags)
-        elif link.base and not self.carries and (not link.whole or link.base == link.wanted):
+        elif link.base and not self.in_hook and (not link.whole or link.base == link.wanted):
             sqe.opcode = IORING_OP_NOP
             return
-        elif self.carries:
+        elif self.in_hook:
             prep_recv(sqe, file.fd, memory, link.wanted, MSG_WAITALL if link.whole else 0)      # the program goes on behind what is there
         else:
             prep_recv(sqe, file.fd, memory + link.base, link.wanted - link.base, MSG_WAITALL if link.whole else 0)
         use_registered_file(sqe, file.slot)
 
     # -- how they ended --------------------------------------------------------------------------------------------------------------------
+
+    cdef bint severs(self, uint32_t at) noexcept:
+        """Whether the kernel would sever a linked chain by itself where this link fails. An fsync's and a statx's error is nothing to it."""
+        return self.links[at].hard or (self.links[at].kind != LINK_FSYNC and self.links[at].kind != LINK_STATX)
 
     cdef bint may_be_short(self, uint32_t at) noexcept:
         """Whether it may move less than it was asked for: where somebody takes the result, or reads what nothing follows."""

@@ -198,6 +198,10 @@ cdef class KernelEngine(HookEngine):
     cdef object loaded                          # the object in the kernel; its detach() and close() are called here
 
 
+# The engine that is attached to a loop's ring, or None.
+cpdef object engine_of(object loop)
+
+
 cdef class HookTask(SocketOperation):
     cdef HookEngine engine
     cdef int32_t index                          # of its slot, -1: none

@@ -576,7 +576,7 @@ cdef KernelEngine make_kernel(Ring ring, Region region, load):
     return engine
 
 
-def engine_of(loop):
+cpdef object engine_of(object loop):
     """The engine that is attached to a loop's ring, or None."""
     cdef LoopCore core = loop
     cdef HookEngine engine = core.ring.hook
