@@ -63,14 +63,16 @@ cdef class ChainFile:
 
 # Stands in a socket's list of calls that are in flight, so that its close ends the chain.
 cdef class SocketHold(SocketOperation):
-    cdef ChainLinks run
+    cdef object run             # a weak reference: what a closed loop leaves behind goes, whoever has the socket; None: none
     cdef list taken             # of what cancelled receives had left: (link, item)
 
+    cdef ChainLinks chain(self)
     cdef int begin(self, ChainLinks run) except -1
     cdef void end(self) noexcept
 
 
 cdef class ChainLinks(Operation):
+    cdef object __weakref__
     cdef chain_link *links
     cdef uint32_t count, room
     cdef list files             # ChainFiles

@@ -45,6 +45,7 @@ from aiouring.uapi cimport *
 import math
 import os
 import socket
+import weakref
 
 cdef extern from "Python.h":
     int PySys_Audit(const char *event, const char *format, ...) except -1
@@ -166,7 +167,7 @@ cdef class SocketHold(SocketOperation):
 
     cdef int begin(self, ChainLinks run) except -1:
         self.loop = run.loop
-        self.run = run
+        self.run = weakref.ref(run)
         self.attach()
         return 0
 
@@ -181,11 +182,16 @@ cdef class SocketHold(SocketOperation):
         self.use = None
 
     cdef bint idle(self) noexcept:
-        return self.run is None or self.run.idle()
+        cdef ChainLinks chain = self.chain()
+        return chain is None or chain.idle()
+
+    cdef ChainLinks chain(self):
+        return None if self.run is None else <ChainLinks>self.run()
 
     cdef int stop(self) except -1:
-        self.run.socket_gone = True
-        return self.run.stop()
+        cdef ChainLinks chain = self.chain()
+        chain.socket_gone = True
+        return chain.stop()
 
 
 @cython.final

@@ -148,7 +148,7 @@ cdef class Region:
     cdef uint32_t free_tasks[1024]              # a stack
     cdef uint32_t free_task_count
     cdef uint16_t free_chains[256]              # a stack
-    cdef uint32_t free_chain_count
+    cdef readonly uint32_t free_chain_count
     cdef uint16_t free_watches[1024]            # a stack
     cdef uint32_t free_watch_count
     cdef uint64_t taken_answers                 # a bit for each

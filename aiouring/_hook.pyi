@@ -18,6 +18,8 @@ class Loaded(Protocol):
 class Region:
     @property
     def size(self) -> int: ...
+    @property
+    def free_chain_count(self) -> int: ...
 
 class HookEngine:
     @property
