@@ -1,16 +1,16 @@
 # A chain of requests that run one after another and are awaited as one. See _chain.pyx.
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from aiouring._chainlinks cimport ChainLinks
 from aiouring._hook cimport Region, aiouring_link
 
 
 cdef class ChainRun(ChainLinks):
-    cdef uint32_t live          # requests of linked mode that are in flight
-    cdef uint32_t submitted     # links that were, of which the last may be one after which this object must look
+    cdef uint32_t first, submitted      # the links that are linked now: from the one to before the other
+    cdef bint severed           # one of them has failed, and those behind it do not run
     cdef bint stopping, timed_out, awaited
-    cdef object timeout, timer
+    cdef object timeout, timer, stopper
     cdef object outcome_list
     cdef Region region
     cdef int32_t index          # of its slot there, -1: none
@@ -25,7 +25,10 @@ cdef class ChainRun(ChainLinks):
     cdef int conclude(self) except -1
     cdef int begin_again(self, uint32_t failed) except -1
     cdef object failure(self, uint32_t at)
-    cdef int stop_first(self) except -1
+    cdef bint success_is_known(self, uint32_t at) noexcept
+    cdef int64_t known_success(self, uint32_t at) noexcept
+    cdef bint note_completion(self, uint32_t number, int32_t res) noexcept
+    cdef bint severs_by(self, uint32_t at) noexcept
     cdef void give_slot_back(self) noexcept
 
     @staticmethod

@@ -3,7 +3,8 @@
 Used by `chain`. Calls `_chainlinks`, whose links these are, `_hook`, `_loop`, `_op`.
 
 There are two ways to run one. Where each request is known beforehand they are linked (IOSQE_IO_LINK): all SQEs stand one behind the other in the queue
-and go out with one enter, and each has a slot of `_op` and a completion. Where a length or an offset is an earlier link's result, the loop's hook carries
+and go out with one enter. A link whose success says all posts no completion for it, so that as a rule one completion comes, of the last link or of
+the one that failed. Where a length or an offset is an earlier link's result, the loop's hook carries
 it: the links are written into a slot of the hook's region, its program (bpf_progs/include/aiouring/chain.h) submits one after the other, and one
 completion tells the end. (It also runs chains with an fsync or a statx on their way, where it is attached anyhow: the kernel does not sever linked requests
 when these fail, so that without it the chain is submitted in parts, each after a look at the one before.) Both have the kernel's rules: a link that fails ends the chain, unless it is a hard one; a read or a write that
@@ -24,6 +25,7 @@ from aiouring._awaitable cimport AIOURING_NEXT, FINISHED, NEW, OVER, WAITING, wa
 from aiouring._chainlinks cimport *
 from aiouring._hook cimport *
 from aiouring._loop cimport LoopCore
+from aiouring._op cimport LINKED_LOST, LINKED_WITHDRAWN, linked_data
 from aiouring._operation cimport Operation
 from aiouring.uapi cimport *
 
@@ -36,6 +38,7 @@ CARRYING_LINKS = AIOURING_CHAIN_LINKS_MAX
 CARRYING_CHAINS = AIOURING_CHAINS_MAX
 
 cdef double TIMEOUT_MAX_S = 1e9
+cdef double CANCEL_AGAIN_S = 0.005
 
 
 @cython.final
@@ -127,80 +130,110 @@ cdef class ChainRun(ChainLinks):
     # -- linked ------------------------------------------------------------------------------------------------------------------------------
 
     cdef int submit_linked(self, uint32_t first) except -1:
+        """The links from `first` on, as far as the kernel can be left alone with them."""
         cdef io_uring_sqe *sqe
-        cdef io_uring_sqe *previous = NULL
         cdef uint64_t request
-        cdef uint32_t at, end = first
-        while end + 1 < self.count and self.severs(end):
+        cdef uint32_t at, end = first + 1
+        while end < self.count and self.severs(end - 1) and not self.may_be_refused(end - 1) and not self.may_be_refused(end):
             end += 1
-        end += 1
         if end - first > self.loop.ring.sq_entries:
             raise ValueError(f"a chain of {end - first} links does not fit into a submission queue of {self.loop.ring.sq_entries}")
-        self.loop.ops.reserve(end - first)
-        try:
-            for at in range(first, end):
-                sqe = self.loop.ops.begin(self, ChainRun.link_complete, at)
-                # Only now, so that nothing of somebody else hangs on the chain's last request, whatever happens.
-                if previous != NULL:
-                    previous.flags |= <uint8_t>(IOSQE_IO_HARDLINK if self.links[at - 1].hard else IOSQE_IO_LINK)
-                request = sqe.user_data
-                self.fill(at, sqe)
-                sqe.user_data = request
-                self.links[at].request = request
-                self.links[at].over = self.links[at].severed = False
-                self.live += 1
-                previous = sqe
-        except BaseException:
-            for at in range(first, end):
-                self.loop.ops.withdraw(self.links[at].request)
-                self.links[at].request = 0
-            self.live = 0
-            raise
+        sqe = self.loop.ops.begin_linked(self, ChainRun.link_complete, end - first)
+        self.request = request = sqe.user_data
+        self.first = first
         self.submitted = end
+        self.severed = False
+        for at in range(first, end):
+            if at != first:
+                sqe = self.loop.ring.next_sqe()
+            self.fill(at, sqe)
+            if at + 1 < end:
+                sqe.flags |= <uint8_t>(IOSQE_IO_HARDLINK if self.links[at].hard else IOSQE_IO_LINK)
+                if self.success_is_known(at):
+                    sqe.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+            sqe.user_data = linked_data(request, at - first)
         return 0
+
+    cdef bint success_is_known(self, uint32_t at) noexcept:
+        """Whether its completion would say nothing that is not known from its success: it is left out then, and Python not woken by it."""
+        cdef chain_link *link = &self.links[at]
+        if link.kind == LINK_RECV:
+            return link.whole or link.base != 0
+        return self.severs(at) and link.kind != LINK_FSYNC and link.kind != LINK_STATX
+
+    cdef int64_t known_success(self, uint32_t at) noexcept:
+        cdef chain_link *link = &self.links[at]
+        if link.kind == LINK_RECV and not link.whole:
+            return link.base
+        if link.kind == LINK_TIMER:
+            return -ETIME
+        return link.wanted          # nothing, where nothing is moved
 
     @staticmethod
     cdef int link_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
         cdef ChainRun self = <ChainRun>owner
-        cdef chain_link *link
-        if self.links == NULL or self.links[tag].request == 0:
-            return 0                # it was withdrawn, and its chain is over
-        link = &self.links[tag]
-        link.request = 0
-        link.result = res + <int64_t>link.base if res >= 0 else res
-        link.over = True
-        self.live -= 1
+        cdef bint over = self.note_completion(tag, res)
+        if not over:
+            if self.stopping and not self.loop.ops.closed:
+                self.loop.ops.cancel_linked(self.request, tag + 1)      # the end of a hard link has begun the next one
+            return 0
+        if tag == LINKED_LOST:
+            self.request = 0            # it is void already
+        else:
+            request, self.request = self.request, 0
+            self.loop.ops.end_linked(request)
+        if self.loop.ops.closed:
+            return 0
         try:
-            if self.live == 0:
-                self.conclude()
-            elif self.stopping and (link.hard or not self.has_failed(tag)):
-                self.stop_first()       # what comes next runs now, and must be stopped as well
+            self.conclude()
         except BaseException as exc:
             self.fail(exc)
             if isinstance(exc, (SystemExit, KeyboardInterrupt)):
                 raise
         return 0
 
-    cdef int stop_first(self) except -1:
-        """Links run one after the other: what the kernel has not seen is taken back, and of the rest the first is the one that runs."""
-        cdef uint32_t at
-        for at in range(self.count):
-            if self.links[at].request and not self.loop.ops.withdraw(self.links[at].request):
-                return self.loop.ops.cancel(self.links[at].request)
-        return 0
+    cdef bint note_completion(self, uint32_t number, int32_t res) noexcept:
+        """True: that was the last one."""
+        cdef uint32_t at = self.first + number, before
+        cdef chain_link *link
+        if number == LINKED_LOST or number == LINKED_WITHDRAWN:
+            return True
+        link = &self.links[at]
+        for before in range(self.first, at):
+            if not self.links[before].over and not self.severed:
+                self.links[before].over = True          # it said nothing, so all went well
+                self.links[before].result = self.known_success(before)
+        link.over = True
+        link.result = res + <int64_t>link.base if res >= 0 else res
+        if at + 1 == self.submitted:
+            return True
+        if not self.severed and not link.hard and self.severs_by(at):
+            self.severed = True
+            return self.success_is_known(at)        # the others are as quiet as it would have been; else each says that it was cancelled
+        return False
 
-    cdef bint idle(self) noexcept:
-        return self.live == 0 and self.request == 0
+    cdef bint severs_by(self, uint32_t at) noexcept:
+        """Whether the kernel takes this result for a failure: of less than all too, whoever takes the number."""
+        cdef chain_link *link = &self.links[at]
+        if link.result < 0:
+            return not (link.kind == LINK_TIMER and link.result == -ETIME)
+        return link.result < <int64_t>link.wanted and (link.kind != LINK_RECV or link.whole)
 
     cdef int stop(self) except -1:
+        if self.stopping:
+            return 0
+        self.stopping = True
         if self.index >= 0:
-            if not self.stopping:
-                self.stopping = True
-                prep_chain_nop(self.region, <uint32_t>self.index, CHAIN_CANCEL, self.loop.ops.sqe_or_flush())
-        elif not self.stopping:
-            self.stopping = True
-            self.stop_first()
+            prep_chain_nop(self.region, <uint32_t>self.index, CHAIN_CANCEL, self.loop.ops.sqe_or_flush())
+        else:
+            self._stop_linked()
         return 0
+
+    def _stop_linked(self):
+        """Which link runs, nobody knows, and the end of one may begin another: ask until it is over."""
+        self.stopper = None
+        if self.request and not self.loop.ops.cancel_linked(self.request, 0):
+            self.stopper = self.loop.call_later(CANCEL_AGAIN_S, self._stop_linked)
 
     # -- in the hook --------------------------------------------------------------------------------------------------------------------------
 
@@ -366,6 +399,9 @@ cdef class ChainRun(ChainLinks):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.stopper is not None:
+            self.stopper.cancel()
+            self.stopper = None
         ChainLinks.release(self)
         self.give_slot_back()
 

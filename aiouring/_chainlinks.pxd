@@ -27,9 +27,7 @@ cdef struct chain_link:
     bint hard, whole
     bint taken                  # a later link takes its result: less than all is no failure
     bint over                   # it has run, well or not
-    bint severed                # it never ran, because of an earlier one
     int file, folder            # of the chain's files, -1: none
-    uint64_t request            # while it is in flight
     int64_t result              # or -errno
     uint32_t wanted, limit      # bytes
     uint32_t base               # bytes that a cancelled receive had left
@@ -97,6 +95,8 @@ cdef class ChainLinks(Operation):
     cdef void put_back(self) noexcept
     cdef void fill(self, uint32_t at, io_uring_sqe *sqe) noexcept
     cdef bint severs(self, uint32_t at) noexcept
+    cdef bint by_descriptor(self, uint32_t at) noexcept
+    cdef bint may_be_refused(self, uint32_t at) noexcept
     cdef bint may_be_short(self, uint32_t at) noexcept
     cdef bint is_short(self, uint32_t at) noexcept
     cdef bint has_failed(self, uint32_t at) noexcept

@@ -62,6 +62,7 @@ cdef extern from "<errno.h>" nogil:
 
 cdef enum:
     LINKS_MAX = 128
+    PATH_BYTES_MAX = 4096       # with its zero
     KERNEL_AT_NO_AUTOMOUNT = 0x800
     KERNEL_AT_EMPTY_PATH = 0x1000
     KERNEL_STATX_BASIC_STATS = 0x7FF
@@ -566,6 +567,15 @@ cdef class ChainLinks(Operation):
     cdef bint severs(self, uint32_t at) noexcept:
         """Whether the kernel would sever a linked chain by itself where this link fails. An fsync's and a statx's error is nothing to it."""
         return self.links[at].hard or (self.links[at].kind != LINK_FSYNC and self.links[at].kind != LINK_STATX)
+
+    cdef bint by_descriptor(self, uint32_t at) noexcept:
+        """Whether it is a statx of an open file."""
+        return self.links[at].kind == LINK_STATX and self.links[at].flags & KERNEL_AT_EMPTY_PATH != 0
+
+    cdef bint may_be_refused(self, uint32_t at) noexcept:
+        """Whether the kernel may refuse it while it is submitted, with all that it is linked to: a path that is none is looked at then."""
+        path = self.paths[at]
+        return path is not None and (len(path) >= PATH_BYTES_MAX or (len(path) == 0 and not self.by_descriptor(at)))
 
     cdef bint may_be_short(self, uint32_t at) noexcept:
         """Whether it may move less than it was asked for: where somebody takes the result, or reads what nothing follows."""

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -147,10 +148,11 @@ async def test_cancelled_in_the_turn_in_which_it_is_queued(mode: Mode) -> None:
     with left, right:
         right.send(b"abc")
 
+        chain = aiouring.Chain()
+        data = chain.recv(left, buffer, hard=True)
+        chain.send(left, buffer, length=mode.length(data, 3))
+
         async def main() -> list[Any]:
-            chain = aiouring.Chain()
-            data = chain.recv(left, buffer)
-            chain.send(left, buffer, length=mode.length(data, 3))
             return await chain
 
         task = asyncio.ensure_future(main())
@@ -159,6 +161,8 @@ async def test_cancelled_in_the_turn_in_which_it_is_queued(mode: Mode) -> None:
             await task
         assert free(buffer)
         if mode.name == "linked":  # taken back before the kernel has seen it
+            assert chain.outcomes is not None
+            assert [str(outcome) for outcome in chain.outcomes] == ["[Errno 125] it did not run"] * 2
             assert await asyncio.get_running_loop().sock_recv(left, 10) == b"abc"
 
 
@@ -684,10 +688,12 @@ def test_a_loop_that_is_closed_with_a_chain_in_flight(carry: bool, tmp_path: Pat
         async def main() -> None:
             async with aiouring.Chain() as chain:
                 chain.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+                chain.send(left, b"go")
                 for buffer in buffers:
                     data = chain.recv(left, buffer, hard=True)
                 chain.send(left, buffers[0], length=data.result if carry else 5)
             await in_flight(chain)
+            assert await loop.sock_recv(right, 10) == b"go"
 
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -695,7 +701,9 @@ def test_a_loop_that_is_closed_with_a_chain_in_flight(carry: bool, tmp_path: Pat
             for task in asyncio.all_tasks(loop):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
             del task
+            begin = time.monotonic()
             loop.close()
+            assert time.monotonic() - begin < 2  # it would wait for 5 s, and then keep the memory
             gc.collect()
         assert all(map(free, buffers))
         right.send(b"x")
@@ -973,3 +981,28 @@ async def test_1000_chains_leave_nothing(mode: Mode, tmp_path: Path, rng: random
             chain.close(file)
         assert await chain == [None, 4096, 4096, None]
     assert free(buffer)
+
+
+async def test_names_that_the_kernel_refuses_while_it_takes_the_chain(mode: Mode, tmp_path: Path) -> None:
+    """It would fail all that such a link is linked to: those before it run all the same."""
+    path = tmp_path / "file"
+    with path.open("wb+") as file:
+        for bad, expected in (("", errno.ENOENT), ("x" * 5000, errno.ENAMETOOLONG)):
+            async with aiouring.Chain() as chain:
+                data = chain.write(file, b"12345", offset=0)
+                chain.fsync(file)
+                chain.open(bad)
+                chain.write(file, b"never", length=mode.length(data, 5), offset=5)
+            with pytest.raises(aiouring.ChainError) as raised:
+                await chain
+            assert (raised.value.index, raised.value.errno) == (2, expected)
+            assert raised.value.results == [5, None]
+            async with aiouring.Chain() as chain:
+                data = chain.write(file, b"12345", offset=0)
+                chain.statx(bad, hard=True)
+                chain.write(file, b"after", length=mode.length(data, 5), offset=0)
+            with pytest.raises(aiouring.ChainError) as raised:
+                await chain
+            assert (raised.value.index, raised.value.errno) == (1, expected)
+            assert raised.value.outcomes[2] == 5
+        assert path.read_bytes() == b"after"
