@@ -84,6 +84,16 @@ cdef str name_of(const aiouring_op_info *info):
     return name.decode("utf-8", "replace")
 
 
+def ring_fd(LoopCore loop not None):
+    """The descriptor of a loop's ring."""
+    return loop.ring.fd
+
+
+def supports(LoopCore loop not None, int opcode):
+    """Whether the kernel says that a loop's ring has this opcode."""
+    return loop.ring.supports(opcode)
+
+
 def shipped():
     """The names of the operations that ship."""
     names = []
@@ -183,6 +193,21 @@ cdef class OpCore:
         self.shadow = <char *>shadow
         self.queue = collections.deque()
 
+    def _use_device(self, LoopCore loop not None, attached, int number, int device_fd):
+        """The engine module: an operation that is attached to an open /dev/aiouring_bpf."""
+        self.declare_loaded(loop, ENGINE_MODULE, attached)
+        self.keeper = attached
+        self.id = number
+        self.device_fd = device_fd
+
+    def _use_ring(self, LoopCore loop not None, attached, int number, int opcode):
+        """The engine opcode: an operation that is attached to the loop's ring. `attached.move(fd)` attaches it to another one."""
+        self.declare_loaded(loop, ENGINE_OPCODE, attached)
+        self.keeper = attached
+        self.id = number
+        self.opcode = opcode
+        self.ring = loop.ring
+
     @property
     def engine(self):
         """Which engine runs it: "opcode", "module", "prog_run" or "inline"."""
@@ -236,6 +261,13 @@ cdef class OpCore:
             raise RuntimeError(f"{self.name}: this operation was loaded for another event loop than the running one")
         if self.closed:
             raise RuntimeError(f"{self.name}: this operation is closed")
+        return self.follow()
+
+    cdef int follow(self) except -1:
+        """For the engine opcode: the loop moved to another thread, and has another ring."""
+        if self.kind == ENGINE_OPCODE and self.ring is not self.loop.ring:
+            self.keeper.move(self.loop.ring.fd)
+            self.ring = self.loop.ring
         return 0
 
     cdef int leave(self) except -1:
@@ -627,6 +659,7 @@ cdef class OpCall(Operation):
                 if self.op.info.traits & (AIOURING_WRITES_FIRST | AIOURING_WRITES_LAST):
                     self.fail(OSError(ECANCELED, f"{self.op.name}: the event loop moved to another thread, and nobody knows whether it was done"))
                 else:
+                    self.op.follow()
                     self.submit()
             else:
                 self.arrived(res, cqe_flags)
