@@ -25,7 +25,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close as posix_close
 
-from aiouring._awaitable cimport ABANDONED
+from aiouring._awaitable cimport ABANDONED, NEW, OVER, warn_never_awaited
 from aiouring._loop cimport LoopCore
 from aiouring._operation cimport Operation
 from aiouring._prep cimport prep_bpf, prep_bpf_command
@@ -595,6 +595,11 @@ cdef class OpCall(Operation):
     cdef object future              # of the thread that runs it
     cdef bint working               # a thread is being found for it
     cdef bint queued                # in the operation's queue
+
+    def __dealloc__(self):
+        if self.state == NEW:
+            self.state = OVER           # the base class's would ask for the name, which is gone by then
+            warn_never_awaited("operation" if self.op is None else self.op.name)
 
     cdef str name(self):
         return self.op.name
