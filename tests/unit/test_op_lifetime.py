@@ -40,7 +40,7 @@ async def turns(count: int = 3) -> None:
         await asyncio.sleep(0)
 
 
-# -- load and close -----------------------------------------------------------------------------------------------------------------------------------
+# -- load and close ------------------------------------------------------------------------------------------------------------------------------
 
 
 async def test_the_same_thing_is_loaded_once(engine: Any) -> None:
@@ -171,7 +171,7 @@ def test_the_loops_end_frees_what_was_loaded(engine: Any) -> None:
         aiouring.run(gone(before))
 
 
-# -- cancelling ---------------------------------------------------------------------------------------------------------------------------------------
+# -- cancelling ----------------------------------------------------------------------------------------------------------------------------------
 
 
 async def test_cancelled_before_it_begins(engine: Any) -> None:
@@ -274,7 +274,7 @@ async def test_one_that_waits_for_its_turn_is_cancelled_at_once() -> None:
         go.set()
         assert await tasks[0] == MOST
         assert await tasks[3] == 10
-    assert (first, second, third, fourth) == (b"\1" * MOST, bytes(MOST + 1), bytes(11), b"\1" * 10)
+    assert [bytes(target) for target in (first, second, third, fourth)] == [b"\1" * MOST, bytes(MOST + 1), bytes(11), b"\1" * 10]
 
 
 @pytest.mark.parametrize("name", [pytest.param("module", marks=pytest.mark.bpf_module), pytest.param("opcode", marks=pytest.mark.bpf_opcode)])
@@ -320,7 +320,7 @@ async def test_a_cancelled_load_waits_for_the_kernel() -> None:
     await gone(before)
 
 
-# -- closing meanwhile --------------------------------------------------------------------------------------------------------------------------------
+# -- closing meanwhile ---------------------------------------------------------------------------------------------------------------------------
 
 
 async def test_closed_while_calls_are_in_flight(engine: Any) -> None:
@@ -397,7 +397,7 @@ def test_the_loop_is_closed_while_the_kernel_runs_them(name: Any) -> None:
     aiouring.run(gone(before))
 
 
-# -- threads, loops, forks ------------------------------------------------------------------------------------------------------------------------------
+# -- threads, loops, forks -----------------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_long_one_does_not_hold_the_loop(thread_engine: Any) -> None:
@@ -520,7 +520,7 @@ def test_a_forked_child_gets_the_loops_error(engine: Any) -> None:
     assert (done.stdout, done.stderr) == ("child: 5\n", "")
 
 
-# -- registered buffers ---------------------------------------------------------------------------------------------------------------------------------
+# -- registered buffers --------------------------------------------------------------------------------------------------------------------------
 
 
 async def test_registered_buffers(engine: Any) -> None:
