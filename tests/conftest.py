@@ -56,7 +56,7 @@ NEEDS: dict[str, Callable[[], bool]] = {
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out, rather than skips, the tests of the kernel's engines where there is no kernel for them: `make test-vm` and `make test-vm-opcode` run
+    """Leaves out, rather than skips, the tests of the kernel's engines where there is none for them: `make test-vm` and `make test-vm-opcode` run
     them, and look for them by --collect-only on the host."""
     if config.option.collectonly:
         return

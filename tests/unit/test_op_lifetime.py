@@ -297,6 +297,7 @@ async def test_cancelled_in_the_kernel(name: Any) -> None:
     while loop.ring_stats()["slots_in_use"] > 1:  # type: ignore[attr-defined]
         await turns()
     target.append(0)
+    target.pop()
     assert await base64(source, target) == MOST
 
 
@@ -390,7 +391,7 @@ def test_the_loop_is_closed_while_the_kernel_runs_them(name: Any) -> None:
     loop.close()
     for task in tasks:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-    del tasks
+    del task, tasks
     gc.collect()
     for target in targets:
         target.append(0)
