@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from aiouring._chainlinks cimport ChainLinks
-from aiouring._hook cimport Region, aiouring_link
+from aiouring._hook cimport HookEngine, Region, aiouring_link
 
 
 cdef class ChainRun(ChainLinks):
@@ -12,6 +12,11 @@ cdef class ChainRun(ChainLinks):
     cdef bint stopping, timed_out, awaited
     cdef object timeout, timer, stopper
     cdef object outcome_list
+    cdef object operation_task  # of a link that Python runs
+    cdef bint waiting           # for a program that is at work for somebody else
+    cdef list unheard           # operations that have not heard yet that they will not run
+    cdef uint32_t failing       # not 0: they are told, by so many requests
+    cdef HookEngine engine
     cdef Region region
     cdef int32_t index          # of its slot there, -1: none
     cdef uint32_t begun         # links that had begun when the ring was replaced
@@ -19,6 +24,10 @@ cdef class ChainRun(ChainLinks):
 
     cdef int submit_linked(self, uint32_t first) except -1
     cdef int submit_to_hook(self) except -1
+    cdef int begin_operation(self, uint32_t at) except -1
+    cdef void fill_operation(self, aiouring_link *slot, uint32_t at) noexcept
+    cdef bint tell_failed(self) except -1
+    cdef bint after_failure(self, uint32_t at) noexcept
     cdef void fill_slot(self, aiouring_link *slot, uint32_t at) noexcept
     cdef int note_outcomes(self) except -1
     cdef bint is_lost(self, uint32_t at) noexcept
@@ -33,5 +42,7 @@ cdef class ChainRun(ChainLinks):
 
     @staticmethod
     cdef int link_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
+    @staticmethod
+    cdef int fail_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
     @staticmethod
     cdef int hook_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1

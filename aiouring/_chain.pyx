@@ -17,16 +17,18 @@ its links, and gives them all back then, before anybody is woken. What a loop th
 cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EBUSY, EINTR, EMSGSIZE
+from libc.errno cimport EBUSY, EINTR, EIO, EMSGSIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from aiouring._awaitable cimport AIOURING_NEXT, FINISHED, NEW, OVER, WAITING, warn_never_awaited
+from aiouring._bpfop cimport ENGINE_PROG_RUN, URING_BPF_DIRECT_BYTES_MAX, BpfRequest, uring_bpf_request
 from aiouring._chainlinks cimport *
 from aiouring._hook cimport *
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport LINKED_LOST, LINKED_WITHDRAWN, linked_data
 from aiouring._operation cimport Operation
+from aiouring._prep cimport prep_close, prep_timeout
 from aiouring.uapi cimport *
 
 import asyncio
@@ -39,6 +41,7 @@ CARRYING_CHAINS = AIOURING_CHAINS_MAX
 
 cdef double TIMEOUT_MAX_S = 1e9
 cdef double CANCEL_AGAIN_S = 0.005
+cdef double BUSY_AGAIN_S = 0.001
 
 
 @cython.final
@@ -220,8 +223,8 @@ cdef class ChainRun(ChainLinks):
         return link.result < <int64_t>link.wanted and (link.kind != LINK_RECV or link.whole)
 
     cdef int stop(self) except -1:
-        if self.stopping:
-            return 0
+        if self.stopping or self.failing:
+            return 0                    # what hears of a failure ends by itself
         self.stopping = True
         if self.index >= 0:
             prep_chain_nop(self.region, <uint32_t>self.index, CHAIN_CANCEL, self.loop.ops.sqe_or_flush())
@@ -252,6 +255,7 @@ cdef class ChainRun(ChainLinks):
         sqe = self.loop.ops.begin(self, ChainRun.hook_complete, 0)
         region.free_chain_count -= 1
         self.region = region
+        self.engine = engine
         self.index = region.free_chains[region.free_chain_count]
         chain = region.chain(<uint32_t>self.index)
         memset(chain, 0, sizeof(aiouring_chain))
@@ -283,12 +287,70 @@ cdef class ChainRun(ChainLinks):
             slot.flags |= AIOURING_LINK_TIMER
         if link.whole:
             slot.flags |= AIOURING_LINK_WHOLE
+        if link.kind == LINK_BPF:
+            self.fill_operation(slot, at)
+
+    cdef void fill_operation(self, aiouring_link *slot, uint32_t at) noexcept:
+        """The request's own memory is in the slot, where the program can set its length. Who runs it: the kernel, the hook, or Python."""
+        cdef BpfRequest request = self.operations[at]
+        cdef io_uring_sqe *sqe = <io_uring_sqe *>slot.sqe
+        cdef aiouring_timespec *duration = <aiouring_timespec *>self.links[at].memory
+        memcpy(slot.operation, request.memory(), sizeof(uring_bpf_request))
+        if request.native():
+            slot.action = AIOURING_LINK_OPERATION
+            if sqe.opcode == IORING_OP_URING_CMD:
+                sqe.addr3 = <uint64_t>slot.operation
+            else:
+                sqe.addr = <uint64_t>slot.operation
+            return
+        memset(sqe, 0, sizeof(io_uring_sqe))
+        if request.inline_program() != NULL and isinstance(self.engine, InlineEngine) and request.total_bytes() <= URING_BPF_DIRECT_BYTES_MAX:
+            slot.action = AIOURING_LINK_INLINE
+            slot.sqe[0] = <uint64_t>request.inline_program().run
+        else:
+            slot.action = AIOURING_LINK_PYTHON
+            prep_timeout(sqe, duration)
+
+    cdef int begin_operation(self, uint32_t at) except -1:
+        """The program has come to a link that is Python's."""
+        cdef aiouring_link *slot = &self.region.chain(<uint32_t>self.index).link[at]
+        cdef BpfRequest request = self.operations[at]
+        cdef uring_bpf_request *described = <uring_bpf_request *>slot.operation
+        length = described.buffers[0].len if described.buffer_count else None
+        call = request.op(*self.operands[at], flags=described.flags, length=length)
+        self.operation_task = asyncio.ensure_future(run_operation(self, at, call), loop=self.loop)
+        return 0
+
+    def _operation_ended(self, uint32_t at, value, error):
+        """Python has run a link's operation: with this result, or this exception."""
+        cdef BpfRequest request = self.operations[at]
+        cdef aiouring_link *slot
+        cdef io_uring_sqe *sqe
+        self.operation_task = None
+        if error is None:
+            request.request.result = <uint64_t>(value & 0xFFFFFFFFFFFFFFFF)
+        if self.request == 0:
+            return self.conclude()              # the chain has ended meanwhile, and waited for this
+        slot = &self.region.chain(<uint32_t>self.index).link[at]
+        if error is None:
+            slot.result = <int64_t>request.request.result
+            slot.flags |= AIOURING_LINK_ANSWERED
+        else:
+            slot.error = -(error.errno if isinstance(error, OSError) and error.errno else ECANCELED if isinstance(error, asyncio.CancelledError) else EIO)
+        sqe = self.loop.ops.sqe_or_flush()
+        sqe.opcode = IORING_OP_ASYNC_CANCEL
+        sqe.fd = -1
+        sqe.addr = <uint64_t>AIOURING_NS_CHAIN << 56 | <uint64_t>CHAIN_LINK << 48 | <uint64_t>at << 32 | <uint32_t>self.index
+        sqe.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
 
     @staticmethod
     cdef int hook_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
         cdef ChainRun self = <ChainRun>owner
         cdef aiouring_chain *chain = self.region.chain(<uint32_t>self.index)
+        cdef aiouring_link *slot
         cdef uint32_t at
+        if cqe_flags & IORING_CQE_F_MORE:
+            return self.begin_operation(<uint32_t>res)
         self.request = 0
         if chain.live:
             # Not the program's word: the ring was replaced, with all that was in flight, because another thread runs the loop.
@@ -298,10 +360,17 @@ cdef class ChainRun(ChainLinks):
         self.ended_by = chain.error
         self.begun = chain.begun
         for at in range(self.count):
-            self.links[at].over = chain.link[at].flags & AIOURING_LINK_ENDED != 0
-            self.links[at].result = chain.link[at].result if self.links[at].over else -ECANCELED
-            self.links[at].wanted = chain.link[at].wanted
-            self.links[at].base = chain.link[at].base
+            slot = &chain.link[at]
+            self.links[at].over = slot.flags & AIOURING_LINK_ENDED != 0
+            self.links[at].result = slot.result if self.links[at].over else -ECANCELED
+            self.links[at].wanted = slot.wanted
+            self.links[at].base = slot.base
+            if self.links[at].kind == LINK_BPF and self.links[at].over and not slot.flags & AIOURING_LINK_FAILED:
+                (<BpfRequest>self.operations[at]).request.result = <uint64_t>slot.result
+                self.links[at].result = 0           # it may be a number below 0
+        if self.operation_task is not None:
+            self.operation_task.cancel()            # its buffers are in use until it has ended, which concludes
+            return 0
         try:
             self.conclude()
         except BaseException as exc:
@@ -337,7 +406,7 @@ cdef class ChainRun(ChainLinks):
         cdef object error
         while failed < self.count and not self.has_failed(failed):
             failed += 1
-        if not self.stopping and self.wanted():
+        if self.failing == 0 and not self.stopping and self.wanted():
             if self.loop.ring is not self.ring:
                 while at < self.count and not self.is_lost(at) and (self.links[at].hard or not self.has_failed(at)):
                     at += 1
@@ -347,10 +416,12 @@ cdef class ChainRun(ChainLinks):
                 at = 0
                 while at < self.submitted and (self.links[at].hard or not self.has_failed(at)):
                     at += 1
-                if at < self.submitted and self.links[at].result == -EINTR:
+                if at < self.submitted and self.links[at].result == -EINTR and self.links[at].kind != LINK_BPF:
                     return self.submit_linked(at)           # nothing behind it has run, nor has itself
                 if at == self.submitted and at < self.count:
                     return self.submit_linked(at)
+        if failed < self.count and self.tell_failed():
+            return 0                        # conclude() comes again
         self.note_outcomes()
         if failed == self.count:
             return self.finish(list(self.outcome_list))
@@ -372,6 +443,74 @@ cdef class ChainRun(ChainLinks):
         return self.fail(chain_error(self, failed, ECANCELED, "the event loop moved to another thread while the chain was in flight: this link may have "
                                      "run, and those behind it have not"))
 
+    cdef bint tell_failed(self) except -1:
+        """Operations that never ran, because of what was before them, hear of it: fail and cleanup. True: some have still to. (What was linked in the
+        kernel, IORING_OP_BPF tells by itself.)"""
+        cdef BpfRequest request
+        cdef io_uring_sqe *sqe
+        cdef uint32_t at, count = 0
+        if self.failing == 0:
+            self.failing = 1
+            self.unheard = []
+            for at in range(self.count):
+                request = self.operations[at]
+                if request is None or self.links[at].over and not (self.links[at].result == -ECANCELED and self.after_failure(at)):
+                    continue
+                if not request.native() or request.fail_owed(-ECANCELED) or self.in_hook and self.loop.ring is self.ring:
+                    self.unheard.append(request)
+        while self.unheard:
+            request = self.unheard[0]
+            if request.op.kind == ENGINE_PROG_RUN and request.op.busy:
+                self.loop.call_later(BUSY_AGAIN_S, self._tell_again)
+                self.waiting = True
+                return True
+            if request.native():
+                break
+            request.run_failed()
+            del self.unheard[0]
+        if not self.unheard:
+            return False
+        # Behind a request that fails, for the kernel's own operation; the module is asked to.
+        request = self.unheard.pop(0)
+        count = 1 if request.fail_owed(-ECANCELED) else 2
+        sqe = self.loop.ops.begin_linked(self, ChainRun.fail_complete, count)
+        self.request = sqe.user_data
+        self.failing = count
+        if count == 2:
+            prep_close(sqe, -1)
+            sqe.flags = <uint8_t>IOSQE_IO_LINK
+            sqe.user_data = linked_data(self.request, 0)
+            sqe = self.loop.ring.next_sqe()
+            request.fill(sqe)
+        else:
+            request.fill_fail(sqe)
+        sqe.user_data = linked_data(self.request, count - 1)
+        return True
+
+    def _tell_again(self):
+        self.waiting = False
+        self.conclude()
+
+    @staticmethod
+    cdef int fail_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
+        cdef ChainRun self = <ChainRun>owner
+        if tag != LINKED_LOST and tag != LINKED_WITHDRAWN and tag + 1 < self.failing:
+            return 0
+        request, self.request = self.request, 0
+        if tag != LINKED_LOST:
+            self.loop.ops.end_linked(request)
+        return 0 if self.loop.ops.closed else self.conclude()
+
+    cdef bint after_failure(self, uint32_t at) noexcept:
+        cdef uint32_t before
+        for before in range(at):
+            if self.has_failed(before) and not self.links[before].hard:
+                return True
+        return False
+
+    cdef bint idle(self) noexcept:
+        return self.request == 0 and self.operation_task is None and not self.waiting
+
     cdef object failure(self, uint32_t at):
         cdef chain_link *link = &self.links[at]
         if link.over and link.result >= 0:
@@ -385,7 +524,7 @@ cdef class ChainRun(ChainLinks):
         elif link.result == -EMSGSIZE and link.length_from:
             reason = f"the length that it was given is more than the {link.limit} bytes of its buffer"
         else:
-            reason = os.strerror(<int>-link.result)
+            reason = self.outcome_list[at].strerror
         return chain_error(self, at, self.outcome_list[at].errno, reason)
 
     cdef void give_slot_back(self) noexcept:
@@ -394,6 +533,7 @@ cdef class ChainRun(ChainLinks):
             self.region.free_chain_count += 1
             self.index = -1
             self.region = None
+            self.engine = None
 
     cdef void release(self) noexcept:
         if self.timer is not None:
@@ -408,6 +548,18 @@ cdef class ChainRun(ChainLinks):
     def __dealloc__(self):
         if self.state == FINISHED and not self.awaited:
             warn_never_awaited(self.name())
+
+
+async def run_operation(ChainRun run, uint32_t at, call):
+    """A link's operation, awaited for the chain."""
+    value = error = None
+    try:
+        value = await call
+    except BaseException as exc:
+        error = exc
+    run._operation_ended(at, value, error)
+    if error is not None and not isinstance(error, (OSError, asyncio.CancelledError)):
+        raise error
 
 
 cdef object chain_error(ChainRun run, uint32_t at, int error, str reason):

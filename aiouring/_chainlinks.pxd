@@ -20,6 +20,7 @@ cdef enum link_kind:
     LINK_CLOSE
     LINK_STATX
     LINK_TIMER
+    LINK_BPF
 
 
 cdef struct chain_link:
@@ -77,8 +78,10 @@ cdef class ChainLinks(Operation):
     cdef dict known_files       # those of numbers and objects
     cdef list names             # of each link, what errors call its file; holds what requests point to
     cdef list paths
+    cdef list operations        # of each link the BpfRequest, if it is one
+    cdef dict operands          # and the buffers that it was given
     cdef bint building          # a link is being made: arguments may run code of the user's
-    cdef bint carries           # a link takes the result of another
+    cdef bint carries           # a link takes the result of another, or is no request: the hook has to run it
     cdef bint in_hook           # the hook runs it
     cdef bint socket_gone       # one of its sockets was closed while it was in flight
     cdef Ring ring              # to which it was submitted

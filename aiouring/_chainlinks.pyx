@@ -1,6 +1,6 @@
 """What a chain consists of: its links, their files, their memory, and the requests that they become.
 
-Used by `_chain`, whose ChainRun submits them. Calls `_sockop`, `_fileop`, `_fsop`, `_loop`, `_ring`, `_prep`, `_fsprep`.
+Used by `_chain`, whose ChainRun submits them. Calls `_sockop`, `_fileop`, `_fsop`, `_bpfop`, `_loop`, `_ring`, `_prep`, `_fsprep`.
 
 A link's file is looked up when the link runs, which may be long after the chain was submitted: a number could be another file's by then. So a
 chain never uses the caller's numbers. Files of `aiouring.open` count it as one of their calls, and wait for it before they close; any other is put into the
@@ -22,6 +22,7 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close as posix_close
 
 from aiouring._awaitable cimport NEW, OVER
+from aiouring._bpfop cimport BpfRequest, OpCore, new_bpf_request
 from aiouring._fileop cimport REQUEST_BYTES_MAX, Descriptor, DescriptorView
 from aiouring._fsop cimport close_soon, encode_path, plain_path, stat_result
 from aiouring._fsprep cimport prep_statx
@@ -72,7 +73,7 @@ MOVES = (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV)
 
 cdef int64_t OFFSET_MAX = 0x7FFFFFFFFFFFFFFF
 cdef double TIMEOUT_MAX_S = 1e9
-cdef tuple KIND_NAMES = ("open", "read", "write", "send", "recv", "fsync", "close", "statx", "timeout")
+cdef tuple KIND_NAMES = ("open", "read", "write", "send", "recv", "fsync", "close", "statx", "timeout", "bpf")
 cdef object socket_socket = socket.socket
 
 
@@ -204,6 +205,8 @@ cdef class ChainLinks(Operation):
         self.known_files = {}
         self.names = []
         self.paths = []
+        self.operations = []
+        self.operands = {}
 
     cdef str name(self):
         return "Chain"
@@ -235,6 +238,7 @@ cdef class ChainLinks(Operation):
         self.links[self.count].file = self.links[self.count].folder = -1
         self.names.append(name)
         self.paths.append(None)
+        self.operations.append(None)
         self.count += 1
         self.building = True
         return &self.links[self.count - 1]
@@ -246,6 +250,7 @@ cdef class ChainLinks(Operation):
         drop_memory(&self.links[self.count])
         del self.names[self.count:]
         del self.paths[self.count:]
+        del self.operations[self.count:]
         return 0
 
     cdef int add_file(self, object file, bint by_number) except -1:
@@ -290,7 +295,7 @@ cdef class ChainLinks(Operation):
         at = value[0]
         if at + 1 >= self.count:
             raise ValueError(f"{name}: a link takes results of links before it")
-        if self.links[at].kind not in (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV):
+        if self.links[at].kind not in (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV, LINK_BPF):
             raise TypeError(f"{name}: a link of {KIND_NAMES[<int>self.links[at].kind]}() has no number to take")
         source[0] = <uint8_t>(at + 1)
         add[0] = value[1]
@@ -442,6 +447,31 @@ cdef class ChainLinks(Operation):
         duration.tv_nsec = <int64_t>((wanted - duration.tv_sec) * 1e9)
         self.building = False
 
+    def add_bpf(self, OpCore op not None, tuple buffers, flags, length, bint hard):
+        """A BPF operation."""
+        cdef chain_link *link = self.new_link(LINK_BPF, hard, None)
+        cdef BpfRequest request
+        cdef int64_t wanted = 0
+        try:
+            request = new_bpf_request(op, buffers, flags, None if isinstance(length, tuple) else length)
+            self.operations[self.count - 1] = request
+            self.operands[self.count - 1] = buffers
+            if isinstance(length, tuple):
+                if not buffers:
+                    raise ValueError(f"{op.name}: there is no buffer that could have a length")
+                link.limit = <uint32_t>request.views[0].len
+                self.set_number(length, "length", &wanted, &link.length_from, &link.length_add, link.limit)
+            if not request.native():
+                self.carries = True
+                link.memory = PyMem_RawCalloc(1, sizeof(aiouring_timespec))     # of the request that waits while Python runs it
+                if link.memory == NULL:
+                    raise MemoryError("no memory for a link's duration")
+                (<aiouring_timespec *>link.memory).tv_sec = <int64_t>TIMEOUT_MAX_S
+        except BaseException:
+            self.drop_link()
+            raise
+        self.building = False
+
     # -- requests ------------------------------------------------------------------------------------------------------------------------
 
     cdef int take_files(self) except -1:
@@ -539,6 +569,9 @@ cdef class ChainLinks(Operation):
         if link.kind == LINK_TIMER:
             prep_timeout(sqe, <aiouring_timespec *>link.memory)
             return
+        if link.kind == LINK_BPF:
+            (<BpfRequest>self.operations[at]).fill(sqe)
+            return
         if link.kind == LINK_CLOSE:
             if file is None:
                 prep_close(sqe, link.flags)
@@ -602,6 +635,8 @@ cdef class ChainLinks(Operation):
             return link.result
         if link.kind == LINK_STATX:
             return stat_result(<aiouring_statx *>link.memory)
+        if link.kind == LINK_BPF:
+            return (<BpfRequest>self.operations[at]).result()
         return None
 
     cdef object error_of(self, uint32_t at):
@@ -610,6 +645,8 @@ cdef class ChainLinks(Operation):
         cdef int error = <int>-link.result
         if not link.over:
             return OSError(ECANCELED, "it did not run")
+        if link.kind == LINK_BPF:
+            return (<BpfRequest>self.operations[at]).op.error(<int32_t>link.result)
         if link.result >= 0:
             error = EIO if link.kind == LINK_WRITE or link.kind == LINK_SEND else ENODATA
             return OSError(error, f"{link.result} of {link.wanted} bytes")
@@ -647,9 +684,12 @@ cdef class ChainLinks(Operation):
         self.give_files_back()
         for at in range(self.count):
             drop_memory(&self.links[at])
+            if self.operations[at] is not None:
+                (<BpfRequest>self.operations[at]).release()
         self.files = []
         self.known_files = {}
         self.paths = []
+        self.operands = {}
 
     def __dealloc__(self):
         cdef uint32_t at

@@ -54,6 +54,8 @@ cdef extern from "aiouring/inline.h" nogil:
         AIOURING_LINK_TIMER
         AIOURING_LINK_WHOLE
         AIOURING_LINK_ENDED
+        AIOURING_LINK_FAILED
+        AIOURING_LINK_ANSWERED
         AIOURING_LINK_REQUEST
         AIOURING_LINK_OPERATION
         AIOURING_LINK_INLINE
@@ -228,8 +230,8 @@ cdef class HookTask(SocketOperation):
 cdef enum:
     CHAIN_START = 1                             # aiouring_chain_op of chain.h
     CHAIN_CANCEL = 2
-    CHAIN_RESUME = 3
+    CHAIN_LINK = 3
 
 
-# A NOP that tells the program something of a chain. It is counted, but for the one that resumes, which the program has counted.
+# A NOP that tells the program something of a chain, which counts it as in flight.
 cdef void prep_chain_nop(Region region, uint32_t index, uint32_t op, io_uring_sqe *sqe) noexcept

@@ -165,8 +165,7 @@ cdef void prep_chain_nop(Region region, uint32_t index, uint32_t op, io_uring_sq
     sqe.opcode = IORING_OP_NOP
     if not chain.live:
         return                  # as above
-    if op != CHAIN_RESUME:
-        chain.in_flight += 1
+    chain.in_flight += 1
     sqe.user_data = <uint64_t>AIOURING_NS_CHAIN << 56 | <uint64_t>op << 48 | index
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiouring import _chain, _chainlinks
 from aiouring._errors import ChainError
 from aiouring._types import StrOrBytesPath
+
+if TYPE_CHECKING:
+    from aiouring.bpf import Op
 
 __all__ = ["Chain", "ChainError", "Link", "Result"]
 
@@ -215,6 +218,13 @@ class Chain:
         """os.stat() of a path or a descriptor. Result: os.stat_result."""
         self._run.add_statx(self._file(path), dir_fd, follow_symlinks, hard)
         return self._add("statx", hard)
+
+    def bpf(self, op: Op, *buffers: Any, flags: int = 0, length: int | Result | None = None, hard: bool = False) -> Link:
+        """A BPF operation (aiouring.bpf.Op), with the arguments of its call. Result: as of `await op(...)`; a later link can take it as its length or
+        offset, where a number below 0 (find() without a match) fails with EINVAL. Engines opcode and module are requests as any other. The loop's
+        inline hook runs inline operations itself, of up to 64 KiB in all; Python is woken for any other."""
+        self._run.add_bpf(op, buffers, flags, self._number(length), hard)
+        return self._add("bpf", hard)
 
     def timeout(self, seconds: float, *, hard: bool = False) -> Link:
         """A pause before the next link. (A limit for the whole chain is Chain(timeout=).) Result: None."""

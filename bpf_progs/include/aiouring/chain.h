@@ -5,13 +5,14 @@
  * A chain is a slot in the region. Python fills it, the requests of all its links included, and queues a NOP with AIOURING_CHAIN_START; another one
  * with AIOURING_CHAIN_CANCEL asks for the end. One link is in flight at a time: its completion submits the next one, from its template and the results
  * that it takes. Whatever begins a link is one request with one completion: a link that cannot begin, because the length that it was given is
- * more than its buffer has, is a NOP whose completion brings the error. So nothing here goes round.
+ * more than its buffer has, is a NOP whose completion brings the error. So nothing here goes round, but where
+ * the inline engine runs operations.
  *
  * A link that fails ends the chain, as in the kernel's linked requests, unless it is a hard one. The chain tells Python once, when nothing of it is in
  * flight any more; what each link brought is in the slot.
  *
- * A link that is Python's to do (AIOURING_LINK_PYTHON) is a completion with F_MORE for the owner. Python answers with a NOP, AIOURING_CHAIN_RESUME,
- * exactly once, when it has put the link's result or error into the slot.
+ * A link that is Python's to do (AIOURING_LINK_PYTHON) is a request that waits for ever, and a completion with F_MORE for the owner. When Python has put
+ * the link's result or error into the slot, it cancels that request. So whatever ends a chain ends it there too.
  *
  * Who owns what: descriptors and memory of a chain are Python's, which keeps them until the chain has ended. No number that was carried is taken for a
  * length before it was compared with the buffer's.
@@ -20,6 +21,9 @@
 #define AIOURING_CHAIN_H
 
 #include "hook.h"
+#ifdef AIOURING_INLINE
+#include "op_inline.h"
+#endif
 
 /* Tells the loop that a program knows chains. */
 __attribute__((visibility("default"), used)) const volatile aiouring_u32 aiouring_has_chains = AIOURING_HOOK_ABI;
@@ -27,7 +31,6 @@ __attribute__((visibility("default"), used)) const volatile aiouring_u32 aiourin
 enum aiouring_chain_op {
     AIOURING_CHAIN_START = 1,
     AIOURING_CHAIN_CANCEL,
-    AIOURING_CHAIN_RESUME,
     AIOURING_CHAIN_LINK,
     AIOURING_CHAIN_CANCELS, /* the answer to a cancellation */
 };
@@ -85,6 +88,8 @@ AIOURING_CODE aiouring_s32 aiouring_carry(struct aiouring_chain *chain, struct a
         if (value > (aiouring_s64)link->limit)
             return -AIOURING_EMSGSIZE;
         link->wanted = (aiouring_u32)value;
+        if (link->action != AIOURING_LINK_REQUEST) /* the first buffer's length, in its description */
+            link->operation[0] = (link->operation[0] & 0xffffffff) | (aiouring_u64)value << 32;
     }
     if (link->offset_from) {
         value = aiouring_carried(chain, link->offset_from, link->offset_add);
@@ -107,7 +112,7 @@ AIOURING_CODE void aiouring_fill_link(struct aiouring_link *link, struct io_urin
     words[5] = link->sqe[5];
     words[6] = link->sqe[6];
     words[7] = link->sqe[7];
-    if (link->length_from || link->base) {
+    if (link->action == AIOURING_LINK_REQUEST && (link->length_from || link->base)) {
         /* What a cancelled receive had left is in the buffer already; with that it is over, or goes on behind it. */
         aiouring_u32 there = link->base < link->wanted ? link->base : link->wanted;
 
@@ -119,7 +124,8 @@ AIOURING_CODE void aiouring_fill_link(struct aiouring_link *link, struct io_urin
     }
 }
 
-AIOURING_CODE void aiouring_begin_link(struct aiouring_hook *hook, struct aiouring_chain *chain, aiouring_u32 at, aiouring_u32 index)
+/* Begins a link. Not 0: it is over already, with this result + 1 or, below 0, this error; only the inline engine has such. */
+AIOURING_CODE aiouring_s64 aiouring_begin_link(struct aiouring_hook *hook, struct aiouring_chain *chain, aiouring_u32 at, aiouring_u32 index)
 {
     struct aiouring_link *link = aiouring_link_at(chain, at);
     struct io_uring_sqe *sqe;
@@ -127,29 +133,37 @@ AIOURING_CODE void aiouring_begin_link(struct aiouring_hook *hook, struct aiouri
     if (aiouring_control(hook)->closing)
         aiouring_chain_stop(chain, -AIOURING_ECANCELED);
     if (chain->flags & AIOURING_CHAIN_ENDING)
-        return;
+        return 0;
     if (!link->error)
         link->error = aiouring_carry(chain, link);
-    if (link->action == AIOURING_LINK_PYTHON && !link->error) {
+#ifdef AIOURING_INLINE
+    if (link->action == AIOURING_LINK_INLINE && !link->error) {
+        aiouring_s32 (*run)(struct uring_bpf_request *, aiouring_u32, const volatile aiouring_u32 *) =
+            (aiouring_s32(*)(struct uring_bpf_request *, aiouring_u32, const volatile aiouring_u32 *))link->sqe[0];
+        aiouring_s64 res = run((struct uring_bpf_request *)link->operation, AIOURING_OP_RUN, 0);
+
         chain->at = at;
         chain->begun = at + 1;
-        chain->in_flight++; /* the NOP that Python owes */
-        aiouring_control(hook)->woken |= AIOURING_WOKEN_VERDICT;
-        aiouring_post(hook, chain->owner, (aiouring_s32)at, IORING_CQE_F_MORE);
-        return;
+        return res < 0 ? res : res + 1;
     }
+#endif
     sqe = aiouring_sqe(hook);
     if (!sqe) {
         aiouring_chain_stop(chain, -AIOURING_EAGAIN);
-        return;
+        return 0;
     }
     if (!link->error)
         aiouring_fill_link(link, sqe); /* else it stays a NOP */
+    if (link->action == AIOURING_LINK_PYTHON && !link->error) {
+        aiouring_control(hook)->woken |= AIOURING_WOKEN_VERDICT;
+        aiouring_post(hook, chain->owner, (aiouring_s32)at, IORING_CQE_F_MORE);
+    }
     sqe->user_data = aiouring_chain_data(AIOURING_CHAIN_LINK, at, index);
     chain->at = at;
     chain->begun = at + 1;
     chain->flags |= AIOURING_CHAIN_FLYING;
     chain->in_flight++;
+    return 0;
 }
 
 /* Whether a request was interrupted before it had begun: the numbers that the kernel has for that besides EINTR, which only io_uring shows. */
@@ -158,36 +172,53 @@ AIOURING_CODE int aiouring_interrupted(aiouring_s32 res)
     return res == -AIOURING_EINTR || (res <= -512 && res >= -516 && res != -515);
 }
 
-AIOURING_CODE void aiouring_link_ended(struct aiouring_hook *hook, struct aiouring_chain *chain, aiouring_u32 at, aiouring_u32 index, aiouring_s32 res)
+/* Notes how a link ended. What is to be begun next, + 1; 0: nothing. */
+AIOURING_CODE aiouring_u32 aiouring_link_ended(struct aiouring_chain *chain, aiouring_u32 at, aiouring_s32 res)
 {
     struct aiouring_link *link = aiouring_link_at(chain, at);
     aiouring_s64 result = res;
     int failed;
 
     chain->flags &= ~(aiouring_u32)AIOURING_CHAIN_FLYING;
-    if (aiouring_interrupted(res) && !(chain->flags & AIOURING_CHAIN_ENDING)) {
-        aiouring_begin_link(hook, chain, at, index);
-        return;
-    }
-    if (link->error)
+    if (aiouring_interrupted(res) && link->action == AIOURING_LINK_REQUEST && !(chain->flags & AIOURING_CHAIN_ENDING))
+        return at + 1;
+    failed = res < 0 && !(link->flags & AIOURING_LINK_TIMER && res == -AIOURING_ETIME);
+    if (link->error) {
         result = link->error;
-    else if (link->action == AIOURING_LINK_PYTHON)
+        failed = 1;
+    } else if (link->action == AIOURING_LINK_PYTHON && link->flags & AIOURING_LINK_ANSWERED) {
         result = link->result;
-    else if (res >= 0)
-        result = link->action == AIOURING_LINK_OPERATION ? (aiouring_s64)link->operation[5] : result + link->base;
+        failed = 0;
+    } else if (!failed && res >= 0) {
+        result = link->action == AIOURING_LINK_REQUEST ? result + link->base : (aiouring_s64)link->operation[5];
+    }
     link->result = result;
     link->flags |= AIOURING_LINK_ENDED;
-    failed = result < 0 && !(link->flags & AIOURING_LINK_TIMER && result == -AIOURING_ETIME);
-    if (link->action == AIOURING_LINK_OPERATION || link->action == AIOURING_LINK_PYTHON)
-        failed = link->error || res < 0; /* the result may be -1 */
-    if (link->flags & AIOURING_LINK_SHORT && result >= 0 && result < (aiouring_s64)link->wanted)
+    if (failed)
+        link->flags |= AIOURING_LINK_FAILED;
+    if (link->flags & AIOURING_LINK_SHORT && result < (aiouring_s64)link->wanted)
         failed = 1;
     if (failed && !(link->flags & AIOURING_LINK_HARD)) {
         chain->failed = at + 1;
         chain->flags |= AIOURING_CHAIN_ENDING;
-    } else if (at + 1 < chain->links) {
-        aiouring_begin_link(hook, chain, at + 1, index);
+        return 0;
     }
+    return at + 1 < chain->links ? at + 2 : 0;
+}
+
+/* `next`: + 1. */
+AIOURING_CODE void aiouring_go_on(struct aiouring_hook *hook, struct aiouring_chain *chain, aiouring_u32 next, aiouring_u32 index)
+{
+#ifdef AIOURING_INLINE
+    while (next) {
+        aiouring_s64 over = aiouring_begin_link(hook, chain, next - 1, index);
+
+        next = over ? aiouring_link_ended(chain, next - 1, (aiouring_s32)(over < 0 ? over : over - 1)) : 0;
+    }
+#else
+    if (next)
+        aiouring_begin_link(hook, chain, next - 1, index);
+#endif
 }
 
 /* Asks for the end of the link that is in flight. The answer is counted: the slot must not serve again before it came. */
@@ -225,11 +256,7 @@ AIOURING_CODE int aiouring_chain_cqe(struct aiouring_hook *hook, const struct io
     if (op == AIOURING_CHAIN_CANCEL) {
         aiouring_cancel_link(hook, chain, index);
     } else if (op != AIOURING_CHAIN_CANCELS) {
-        /* One place that begins a link, for the verifier's sake: it looks at each place anew. */
-        if (op == AIOURING_CHAIN_START)
-            aiouring_begin_link(hook, chain, 0, index);
-        else
-            aiouring_link_ended(hook, chain, at, index, cqe->res);
+        aiouring_go_on(hook, chain, op == AIOURING_CHAIN_START ? 1 : aiouring_link_ended(chain, at, cqe->res), index);
     }
     if (chain->in_flight)
         return AIOURING_CONSUME;

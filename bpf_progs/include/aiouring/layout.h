@@ -154,13 +154,15 @@ struct aiouring_task {
 #define AIOURING_LINK_TIMER 4 /* -ETIME is what it is for */
 #define AIOURING_LINK_WHOLE 8 /* it goes on after what `base` says, until it has all */
 #define AIOURING_LINK_ENDED 16
+#define AIOURING_LINK_FAILED 32   /* `result` is -errno, and no number of an operation */
+#define AIOURING_LINK_ANSWERED 64 /* Python has put its result there */
 
 /* aiouring_link.action: who does it */
 enum aiouring_link_action {
     AIOURING_LINK_REQUEST,   /* the kernel, as the request says */
     AIOURING_LINK_OPERATION, /* the same: a BPF operation, whose uring_bpf_request is here */
-    AIOURING_LINK_INLINE,    /* the inline engine calls a function; elsewhere as the next */
-    AIOURING_LINK_PYTHON,    /* Python, which tells by a NOP */
+    AIOURING_LINK_INLINE,    /* the inline engine, which calls the function that sqe[0] is the address of */
+    AIOURING_LINK_PYTHON,    /* Python, which cancels the request when it is through: one that only waits */
 };
 
 struct aiouring_link {
