@@ -2,6 +2,7 @@
 
 from aiouring import bpf, fs
 from aiouring._errors import RingUnavailable
+from aiouring.chain import Chain, ChainError, Link
 from aiouring.files import open  # noqa: A004
 from aiouring.framing import Delimited, IncompleteFrameError, LengthPrefixed
 from aiouring.loop import Loop, new_event_loop
@@ -11,10 +12,13 @@ from aiouring.streams import StreamReader, StreamWriter, open_connection, open_u
 from aiouring.tasks import copy, relay, send_file
 
 __all__ = [
+    "Chain",
+    "ChainError",
     "Delimited",
     "EventLoopPolicy",
     "IncompleteFrameError",
     "LengthPrefixed",
+    "Link",
     "Loop",
     "Path",
     "RingUnavailable",

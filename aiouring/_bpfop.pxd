@@ -88,6 +88,7 @@ cdef class OpCore:
     cdef aiouring_op_run *run_memory
     cdef char *shadow
     cdef int opcode, id, device_fd
+    cdef Ring ring                      # opcode: to which it is attached
     cdef uint32_t users                 # requests that have it
     cdef readonly bint closed
     cdef bint busy                      # prog_run: a thread runs it
@@ -102,6 +103,7 @@ cdef class OpCore:
     cdef int declare(self, LoopCore loop, op_engine kind, const aiouring_op_info *info) except -1
     cdef int declare_loaded(self, LoopCore loop, op_engine kind, object loaded) except -1
     cdef int call_next(self) except -1
+    cdef int follow(self) except -1
 
 
 # One request: it holds its buffers and the memory that the kernel reads and writes, until release().

@@ -25,7 +25,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close as posix_close
 
-from aiouring._awaitable cimport ABANDONED
+from aiouring._awaitable cimport ABANDONED, NEW, OVER, warn_never_awaited
 from aiouring._loop cimport LoopCore
 from aiouring._operation cimport Operation
 from aiouring._prep cimport prep_bpf, prep_bpf_command
@@ -34,6 +34,7 @@ from aiouring.uapi cimport *
 
 import collections
 import os
+import struct
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
@@ -84,6 +85,16 @@ cdef str name_of(const aiouring_op_info *info):
     return name.decode("utf-8", "replace")
 
 
+def ring_fd(LoopCore loop not None):
+    """The descriptor of a loop's ring."""
+    return loop.ring.fd
+
+
+def supports(LoopCore loop not None, int opcode):
+    """Whether the kernel says that a loop's ring has this opcode."""
+    return loop.ring.supports(opcode)
+
+
 def shipped():
     """The names of the operations that ship."""
     names = []
@@ -92,6 +103,22 @@ def shipped():
         names.append(name_of(&aiouring_shipped_operations[index].info))
         index += 1
     return names
+
+
+cdef bint is_whole(bytes image) noexcept:
+    """Whether all that a 64-bit ELF file maps is in it: the loader of a file that was cut would get a SIGBUS."""
+    cdef uint64_t header, count, size, index, offset, length
+    try:
+        header, = struct.unpack_from("<Q", image, 32)
+        size, count = struct.unpack_from("<HH", image, 54)
+        for index in range(count):
+            offset, = struct.unpack_from("<Q", image, header + index * size + 8)
+            length, = struct.unpack_from("<Q", image, header + index * size + 32)
+            if offset + length > <uint64_t>len(image):
+                return False
+    except (struct.error, OverflowError):
+        return False
+    return image[:5] == b"\x7fELF\2"
 
 
 @cython.final
@@ -104,6 +131,8 @@ cdef class Library:
 
     def __cinit__(self, path, contents):
         cdef bytes encoded
+        if not is_whole(contents):
+            raise OSError(EINVAL, "this is no shared library, or a part of one", path)
         self.fd = os.memfd_create("aiouring-op", os.MFD_CLOEXEC)
         with open(self.fd, "wb", closefd=False) as copy:
             copy.write(contents)
@@ -183,6 +212,21 @@ cdef class OpCore:
         self.shadow = <char *>shadow
         self.queue = collections.deque()
 
+    def _use_device(self, LoopCore loop not None, attached, int number, int device_fd):
+        """The engine module: an operation that is attached to an open /dev/aiouring_bpf."""
+        self.declare_loaded(loop, ENGINE_MODULE, attached)
+        self.keeper = attached
+        self.id = number
+        self.device_fd = device_fd
+
+    def _use_ring(self, LoopCore loop not None, attached, int number, int opcode):
+        """The engine opcode: an operation that is attached to the loop's ring. `attached.move(fd)` attaches it to another one."""
+        self.declare_loaded(loop, ENGINE_OPCODE, attached)
+        self.keeper = attached
+        self.id = number
+        self.opcode = opcode
+        self.ring = loop.ring
+
     @property
     def engine(self):
         """Which engine runs it: "opcode", "module", "prog_run" or "inline"."""
@@ -236,6 +280,13 @@ cdef class OpCore:
             raise RuntimeError(f"{self.name}: this operation was loaded for another event loop than the running one")
         if self.closed:
             raise RuntimeError(f"{self.name}: this operation is closed")
+        return self.follow()
+
+    cdef int follow(self) except -1:
+        """For the engine opcode: the loop moved to another thread, and has another ring."""
+        if self.kind == ENGINE_OPCODE and self.ring is not self.loop.ring:
+            self.keeper.move(self.loop.ring.fd)
+            self.ring = self.loop.ring
         return 0
 
     cdef int leave(self) except -1:
@@ -564,6 +615,11 @@ cdef class OpCall(Operation):
     cdef bint working               # a thread is being found for it
     cdef bint queued                # in the operation's queue
 
+    def __dealloc__(self):
+        if self.state == NEW:
+            self.state = OVER           # the base class's would ask for the name, which is gone by then
+            warn_never_awaited("operation" if self.op is None else self.op.name)
+
     cdef str name(self):
         return self.op.name
 
@@ -627,6 +683,7 @@ cdef class OpCall(Operation):
                 if self.op.info.traits & (AIOURING_WRITES_FIRST | AIOURING_WRITES_LAST):
                     self.fail(OSError(ECANCELED, f"{self.op.name}: the event loop moved to another thread, and nobody knows whether it was done"))
                 else:
+                    self.op.follow()
                     self.submit()
             else:
                 self.arrived(res, cqe_flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 
 class RingUnavailable(OSError):
@@ -15,3 +16,19 @@ class RingUnavailable(OSError):
         super().__init__(errno, f"io_uring is not available: {reason} ({os.strerror(errno)}). Remedy: {remedy}")
         self.reason = reason
         self.remedy = remedy
+
+
+class ChainError(OSError):
+    """A link of an aiouring.Chain failed, and with it the chain: what came after it did not run, unless the link was a hard one.
+
+    errno, strerror, filename: the link's. `__cause__` is the plain OSError (FileNotFoundError, ConnectionResetError ...).
+    """
+
+    link: Any
+    """The Link that failed; of several the first."""
+    index: int
+    """Its place in the chain, from 0 on."""
+    results: list[Any]
+    """What the links before it brought."""
+    outcomes: list[Any]
+    """For each link of the chain its result, or an OSError; ECANCELED where it did not run, or was ended."""

@@ -1,11 +1,11 @@
 # File-system calls that are one request each. See _fsop.pyx.
-# cimported by: _fdop, _readfile, _copy.
+# cimported by: _fdop, _readfile, _copy, _chainlinks.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from aiouring._loop cimport LoopCore
 from aiouring._operation cimport Operation
-from aiouring.uapi cimport io_uring_sqe
+from aiouring.uapi cimport aiouring_statx, io_uring_sqe
 
 
 cdef LoopCore running_loop()                            # the running loop, or None if it is not one of ours
@@ -17,6 +17,7 @@ cdef object plain_path(str function, object path)       # without its PathLike: 
 cdef bytes encode_path(str function, object path)       # as the kernel reads it
 cdef int as_dir_fd(object value) except? -1
 cdef object path_error(int error, object named, object named2)
+cdef object stat_result(aiouring_statx *found)          # an os.stat_result
 # For who has nothing left to wait for; the request goes out before the next callback runs.
 cdef int close_soon(LoopCore loop, int fd) noexcept
 

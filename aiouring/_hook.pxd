@@ -16,6 +16,10 @@ cdef extern from "aiouring/inline.h" nogil:
         AIOURING_TASKS_MAX
         AIOURING_TASK_BYTES
         AIOURING_USER_OFFSET
+        AIOURING_CHAINS_OFFSET
+        AIOURING_CHAINS_MAX
+        AIOURING_CHAIN_BYTES
+        AIOURING_CHAIN_LINKS_MAX
         AIOURING_WATCH_MAP_OFFSET
         AIOURING_WATCH_MAP_ENTRIES
         AIOURING_WATCHES_OFFSET
@@ -34,6 +38,7 @@ cdef extern from "aiouring/inline.h" nogil:
         AIOURING_WATCH_DELIMITED
         AIOURING_WATCH_RESPOND
         AIOURING_NS_TASK
+        AIOURING_NS_CHAIN
         AIOURING_COUNTERS
         AIOURING_BLOCKS_MAX
         AIOURING_TASK_NONE
@@ -44,6 +49,17 @@ cdef extern from "aiouring/inline.h" nogil:
         AIOURING_TASK_SEND_FILE
         AIOURING_WOKEN_MAIL_FULL
         AIOURING_TASK_READ_FAILED
+        AIOURING_LINK_HARD
+        AIOURING_LINK_SHORT
+        AIOURING_LINK_TIMER
+        AIOURING_LINK_WHOLE
+        AIOURING_LINK_ENDED
+        AIOURING_LINK_FAILED
+        AIOURING_LINK_ANSWERED
+        AIOURING_LINK_REQUEST
+        AIOURING_LINK_OPERATION
+        AIOURING_LINK_INLINE
+        AIOURING_LINK_PYTHON
 
     struct aiouring_control:
         uint32_t abi, phase, wait, closing
@@ -78,6 +94,20 @@ cdef extern from "aiouring/inline.h" nogil:
         uint64_t bytes[2]
         uint64_t messages[2]
         aiouring_block block[8]
+
+    struct aiouring_link:
+        uint64_t sqe[8]
+        uint64_t operation[6]
+        int64_t result, length_add, offset_add
+        uint32_t base, wanted, limit
+        uint8_t flags, action, length_from, offset_from
+        int32_t error
+
+    struct aiouring_chain:
+        uint64_t owner
+        uint32_t live, flags, in_flight, links, at, begun, failed
+        int32_t error
+        aiouring_link link[16]
 
     struct aiouring_watch:
         uint64_t owner
@@ -119,11 +149,14 @@ cdef class Region:
     cdef bint registered                        # with the ring, which it is once and for all
     cdef uint32_t free_tasks[1024]              # a stack
     cdef uint32_t free_task_count
+    cdef uint16_t free_chains[256]              # a stack
+    cdef readonly uint32_t free_chain_count
     cdef uint16_t free_watches[1024]            # a stack
     cdef uint32_t free_watch_count
     cdef uint64_t taken_answers                 # a bit for each
 
     cdef aiouring_task *task(self, uint32_t index) noexcept nogil
+    cdef aiouring_chain *chain(self, uint32_t index) noexcept nogil
     cdef aiouring_watch *take_watch(self) noexcept          # NULL: all are taken
     cdef void give_watch_back(self, aiouring_watch *watch) noexcept
     cdef uint32_t watch_index(self, aiouring_watch *watch) noexcept nogil
@@ -140,6 +173,7 @@ cdef class HookEngine(RingHook):
     cdef aiouring_layout layout
     cdef readonly object name                   # "inline", "kernel"
     cdef readonly bint has_tasks                # its program includes tasks.h
+    cdef readonly bint has_chains               # and chain.h
     cdef bint through                           # it is detached: what the mailbox still has comes first, then completions go straight to the loop
     cdef bint given_up                          # detached, by its user or because it failed: it does not follow the loop to another ring
     cdef bint caretaker                         # it only ends the tasks of a hook that failed
@@ -166,6 +200,10 @@ cdef class KernelEngine(HookEngine):
     cdef object loaded                          # the object in the kernel; its detach() and close() are called here
 
 
+# The engine that is attached to a loop's ring, or None.
+cpdef object engine_of(object loop)
+
+
 cdef class HookTask(SocketOperation):
     cdef HookEngine engine
     cdef int32_t index                          # of its slot, -1: none
@@ -187,3 +225,13 @@ cdef class HookTask(SocketOperation):
     cdef int fill(self, aiouring_task *task) except -1
     cdef object result_of(self, aiouring_task *task)
     cdef void close_owned(self) noexcept
+
+
+cdef enum:
+    CHAIN_START = 1                             # aiouring_chain_op of chain.h
+    CHAIN_CANCEL = 2
+    CHAIN_LINK = 3
+
+
+# A NOP that tells the program something of a chain, which counts it as in flight.
+cdef void prep_chain_nop(Region region, uint32_t index, uint32_t op, io_uring_sqe *sqe) noexcept

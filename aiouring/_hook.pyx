@@ -1,6 +1,6 @@
 """Loop hooks: a program that sees each completion before the loop does, in the kernel or right after io_uring_enter, and its tasks.
 
-Used by `aiouring.bpf` (attach, detach, counters) and `tasks` (relay, copy ...). `_ring` calls the engines through RingHook. Calls `_sockop`,
+Used by `aiouring.bpf` (attach, detach, counters), `tasks` (relay, copy ...) and `_chain`. `_ring` calls the engines through RingHook. Calls `_sockop`,
 `_operation`, `_loop`, `_op`, `_ring`.
 
 Both engines run the same C (bpf_progs): the driver there gives each CQE to the program, puts those for Python into the mailbox, and says whether
@@ -63,7 +63,7 @@ cdef enum:
     SEND_FILE_BYTES = 128 * 1024
 
 RELAY_BYTES_DEFAULT = RELAY_BYTES
-SHIPPED = {"standard": "tasks, watched connections, and everything else to Python", "wake": "everything to Python"}
+SHIPPED = {"standard": "tasks, chains, watched connections, and everything else to Python", "wake": "everything to Python"}
 
 
 cdef uint64_t now_ns() noexcept nogil:
@@ -95,12 +95,18 @@ cdef class Region:
         for i in range(AIOURING_TASKS_MAX):
             self.free_tasks[i] = AIOURING_TASKS_MAX - 1 - i
         self.free_task_count = AIOURING_TASKS_MAX
+        for i in range(AIOURING_CHAINS_MAX):
+            self.free_chains[i] = <uint16_t>(AIOURING_CHAINS_MAX - 1 - i)
+        self.free_chain_count = AIOURING_CHAINS_MAX
         for i in range(AIOURING_WATCHES_MAX):
             self.free_watches[i] = <uint16_t>(AIOURING_WATCHES_MAX - 1 - i)
         self.free_watch_count = AIOURING_WATCHES_MAX
 
     cdef aiouring_task *task(self, uint32_t index) noexcept nogil:
         return <aiouring_task *>(self.memory + AIOURING_TASKS_OFFSET + <size_t>index * AIOURING_TASK_BYTES)
+
+    cdef aiouring_chain *chain(self, uint32_t index) noexcept nogil:
+        return <aiouring_chain *>(self.memory + AIOURING_CHAINS_OFFSET + <size_t>index * AIOURING_CHAIN_BYTES)
 
     cdef aiouring_watch *take_watch(self) noexcept:
         if self.free_watch_count == 0:
@@ -152,6 +158,15 @@ cdef void cancel_task(Region region, uint32_t index, io_uring_sqe *sqe) noexcept
         return                  # it has ended, as Python will hear. The SQE is a NOP of nobody's
     task.in_flight += 1
     prep_task_nop(sqe, OP_CANCEL, index)
+
+
+cdef void prep_chain_nop(Region region, uint32_t index, uint32_t op, io_uring_sqe *sqe) noexcept:
+    cdef aiouring_chain *chain = region.chain(index)
+    sqe.opcode = IORING_OP_NOP
+    if not chain.live:
+        return                  # as above
+    chain.in_flight += 1
+    sqe.user_data = <uint64_t>AIOURING_NS_CHAIN << 56 | <uint64_t>op << 48 | index
 
 
 cdef class HookEngine(RingHook):
@@ -253,16 +268,22 @@ cdef class HookEngine(RingHook):
             engine.caretaker = True
             engine.control.closing = 1
             self.ring.hook = engine
-            for index in range(AIOURING_TASKS_MAX):
-                if self.region.task(index).kind == AIOURING_TASK_NONE:
+            for index in range(AIOURING_TASKS_MAX + AIOURING_CHAINS_MAX):
+                if index < AIOURING_TASKS_MAX and self.region.task(index).kind == AIOURING_TASK_NONE:
+                    continue
+                if index >= AIOURING_TASKS_MAX and not self.region.chain(index - AIOURING_TASKS_MAX).live:
                     continue
                 sqe = self.ring.next_sqe()
                 while sqe == NULL and (rc >= 0 or rc == -EINTR or rc == -EAGAIN or rc == -EBUSY):
                     with nogil:
                         rc = engine.enter(0, 0)
                     sqe = self.ring.next_sqe()
-                if sqe != NULL:
+                if sqe == NULL:
+                    continue
+                if index < AIOURING_TASKS_MAX:
                     cancel_task(self.region, index, sqe)
+                else:
+                    prep_chain_nop(self.region, index - AIOURING_TASKS_MAX, CHAIN_CANCEL, sqe)
 
     # -- for aiouring.bpf -----------------------------------------------------------------------------------------------------------
 
@@ -272,7 +293,7 @@ cdef class HookEngine(RingHook):
             self.successor.detach()
         elif not self.through:
             if self.control.tasks_live:
-                raise RuntimeError(f"{self.control.tasks_live} tasks run in this hook: await or cancel them before it is detached")
+                raise RuntimeError(f"{self.control.tasks_live} tasks and chains run in this hook: await or cancel them before it is detached")
             self.finish_sends()
             self.through = self.given_up = True
             self.detach_program()
@@ -345,7 +366,7 @@ cdef class _Library:
     cdef void *handle
     cdef int fd                 # open as long as the library: the loader knows libraries by their names, and this number is in the name
     cdef const aiouring_inline_program *program
-    cdef bint has_tasks
+    cdef bint has_tasks, has_chains
 
     def __cinit__(self, path):
         cdef bytes encoded
@@ -360,6 +381,7 @@ cdef class _Library:
         if self.handle == NULL:
             raise OSError(EINVAL, f"this is no shared library with a hook program: {dlerror().decode(errors='replace')}", path)
         self.has_tasks = dlsym(self.handle, "aiouring_has_tasks") != NULL
+        self.has_chains = dlsym(self.handle, "aiouring_has_chains") != NULL
         self.program = <const aiouring_inline_program *>dlsym(self.handle, "aiouring_program")
         if self.program == NULL:
             raise OSError(EINVAL, "the library has no hook program (AIOURING_HOOK of aiouring/hook.h makes it)", path)
@@ -460,6 +482,7 @@ cdef InlineEngine make_inline(Ring ring, Region region, const aiouring_inline_pr
     engine.program = program
     engine.library = library
     engine.has_tasks = program == &aiouring_standard or library is not None and (<_Library>library).has_tasks
+    engine.has_chains = program == &aiouring_standard or library is not None and (<_Library>library).has_chains
     engine.hook.memory = region.memory
     engine.hook.rings = <uint8_t *>ring.rings_memory
     engine.hook.sqes = ring.sqes
@@ -548,10 +571,11 @@ cdef KernelEngine make_kernel(Ring ring, Region region, load):
     engine.load = load
     engine.loaded = load(ring.fd, (<char *>&engine.layout)[:sizeof(aiouring_layout)])
     engine.has_tasks = "aiouring_has_tasks" in engine.loaded.globals
+    engine.has_chains = "aiouring_has_chains" in engine.loaded.globals
     return engine
 
 
-def engine_of(loop):
+cpdef object engine_of(object loop):
     """The engine that is attached to a loop's ring, or None."""
     cdef LoopCore core = loop
     cdef HookEngine engine = core.ring.hook

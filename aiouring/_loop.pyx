@@ -816,7 +816,8 @@ cdef class LoopCore:
 
     cdef bint finish_requests(self) except -1:
         """Cancel everything and wait for the last CQEs. False: some did not come in time."""
-        cdef double deadline
+        cdef double deadline, cancel_again
+        cdef uint64_t linked_cqes = self.ops.linked_cqes
         cdef int rc
         if self.ring_thread == 0:
             self.ring.enable()
@@ -827,12 +828,17 @@ cdef class LoopCore:
         self.ops.cancel_all()
         self.ops.closed = True
         deadline = self.now() + CLOSE_WAIT_LONGEST_S
+        cancel_again = self.now() + 1e-9 * CLOSE_WAIT_NS
         while True:
             self.discard_completed()
             if self.ops.in_flight == 0:
                 return True
             if self.now() >= deadline:
                 break
+            if self.ops.linked_cqes != linked_cqes or self.now() >= cancel_again:
+                linked_cqes = self.ops.linked_cqes
+                cancel_again = self.now() + 1e-9 * CLOSE_WAIT_NS
+                self.ops.cancel_all()       # a linked request may have begun meanwhile
             with nogil:
                 rc = self.ring.enter(1, CLOSE_WAIT_NS)
             if self.ring.hook is not None and self.ring.hook.fault():

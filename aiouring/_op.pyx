@@ -12,6 +12,9 @@ otherwise (an error, EAGAIN, a part in spite of MSG_WAITALL) has posted a CQE by
 not among their owners and whose SQEs are gone have succeeded. A loop that sleeps is not woken by them: only requests whose success nobody
 waits for may be silent.
 
+Linked requests have one slot. Their ids are the slot's with a number in bits 20-31, where no slot's own number reaches, so that they cost nothing where
+ordinary completions are found.
+
 user_data: bits 0-31 the slot, bits 32-55 its generation (never 0), bits 56-63 the namespace (0: the loop). user_data 0 is nobody's.
 """
 
@@ -19,6 +22,7 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 from posix.unistd cimport close as posix_close
 
 from aiouring._prep cimport make_silent_send
@@ -38,6 +42,24 @@ cdef enum:
     ERESTARTSYS = 512
     ENOIOCTLCMD = 515
     ERESTART_RESTARTBLOCK = 516
+
+
+cdef uint64_t LINKED_BITS = <uint64_t>0xFFF << LINKED_SHIFT
+
+
+cdef inline int32_t plain_result(int32_t res) noexcept:
+    # What a system call would have been begun again for, as after SIGSTOP and SIGCONT, is EINTR: owners do that.
+    return -EINTR if -ERESTART_RESTARTBLOCK <= res <= -ERESTARTSYS and res != -ENOIOCTLCMD else res
+
+
+cdef void make_nop(io_uring_sqe *sqe) noexcept:
+    cdef uint64_t user_data = sqe.user_data
+    cdef uint8_t chain = sqe.flags & <uint8_t>(IOSQE_IO_LINK | IOSQE_IO_HARDLINK)
+    memset(sqe, 0, sizeof(io_uring_sqe))
+    sqe.opcode = IORING_OP_NOP
+    sqe.flags = chain
+    sqe.fd = -1
+    sqe.user_data = user_data
 
 
 cdef class OpTable:
@@ -118,11 +140,64 @@ cdef class OpTable:
         slot.tag = tag
         slot.owner = <void *>owner
         slot.withdrawn = slot.silent = False
+        slot.links = 0
         slot.sq_position = self.ring.sq_tail - 1
         Py_INCREF(owner)
         self.in_flight += 1
         sqe.user_data = (<uint64_t>slot.generation << 32) | index
         return sqe
+
+    cdef io_uring_sqe *begin_linked(self, object owner, completion_fn complete, uint32_t count) except NULL:
+        cdef io_uring_sqe *sqe
+        self.reserve(count)
+        sqe = self.begin(owner, complete, LINKED_LOST)
+        self.find(sqe.user_data).links = count
+        return sqe
+
+    cdef int end_linked(self, uint64_t request) except -1:
+        cdef op_slot *slot = self.find(request)
+        return 0 if slot == NULL else self.drop(slot, <uint32_t>request)
+
+    cdef bint cancel_linked(self, uint64_t request, uint32_t first) except -1:
+        cdef op_slot *slot = self.find(request)
+        cdef io_uring_sqe *sqe
+        cdef uint32_t number
+        cdef uint32_t position
+        if slot == NULL or slot.withdrawn:
+            return True
+        self.check()
+        # All of them go out with one enter, so the first says where they are.
+        if self.ring.sqe_is_queued(slot.sq_position) and self.ring.sqes[slot.sq_position & self.ring.sq_mask].user_data == linked_data(request, 0):
+            slot.withdrawn = True
+            for number in range(slot.links):
+                position = slot.sq_position + number
+                sqe = &self.ring.sqes[position & self.ring.sq_mask]
+                make_nop(sqe)
+                if number + 1 < slot.links:
+                    sqe.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS        # one answer for all
+            return True
+        for number in range(first, slot.links):
+            sqe = self.sqe_or_flush()
+            sqe.opcode = IORING_OP_ASYNC_CANCEL
+            sqe.fd = -1
+            sqe.addr = linked_data(request, number)
+            sqe.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+        return False
+
+    cdef op_slot *find_linked(self, uint64_t user_data) noexcept:
+        cdef op_slot *slot
+        if user_data & LINKED_BITS == 0:
+            return NULL
+        slot = self.find(user_data & ~LINKED_BITS)
+        return slot if slot != NULL and slot.links != 0 else NULL
+
+    cdef int deliver_linked(self, op_slot *slot, io_uring_cqe *cqe) except -1:
+        cdef uint32_t number = <uint32_t>((cqe.user_data & LINKED_BITS) >> LINKED_SHIFT) - 1
+        self.linked_cqes += 1
+        owner = <object>slot.owner          # which may end the slot
+        if slot.withdrawn:
+            return slot.complete(owner, LINKED_WITHDRAWN, -ECANCELED, cqe.flags)
+        return slot.complete(owner, number, plain_result(cqe.res), cqe.flags)
 
     cdef op_slot *find(self, uint64_t request) noexcept:
         cdef uint32_t index = <uint32_t>request
@@ -144,26 +219,13 @@ cdef class OpTable:
 
     cdef bint withdraw(self, uint64_t request) except -1:
         cdef op_slot *slot = self.find(request)
-        cdef io_uring_sqe *sqe
-        cdef uint8_t chain
         if slot == NULL or slot.withdrawn:
             return True
         self.check()
         if not self.is_queued(request, slot):
             return False
-        sqe = &self.ring.sqes[slot.sq_position & self.ring.sq_mask]
         # It becomes a NOP where it stands, so that not one byte moves, and deliver() reports ECANCELED.
-        chain = sqe.flags & <uint8_t>(IOSQE_IO_LINK | IOSQE_IO_HARDLINK)
-        sqe.opcode = IORING_OP_NOP
-        sqe.flags = chain
-        sqe.ioprio = 0
-        sqe.fd = -1
-        sqe.off = 0
-        sqe.addr = 0
-        sqe.len = 0
-        sqe.op_flags = 0
-        sqe.buf_index = 0
-        sqe.splice_fd_in = 0
+        make_nop(&self.ring.sqes[slot.sq_position & self.ring.sq_mask])
         slot.withdrawn = True
         slot.silent = False         # a NOP posts its CQE
         return True
@@ -236,20 +298,20 @@ cdef class OpTable:
         cdef PyObject *owner
         cdef completion_fn complete
         cdef uint32_t tag
-        cdef int32_t res = cqe.res
+        cdef int32_t res
         if cqe.user_data == 0:
             return 0            # the answer to a cancel that came too late
         slot = self.find(cqe.user_data)
         if slot == NULL:
+            slot = self.find_linked(cqe.user_data)
+            if slot != NULL:
+                return self.deliver_linked(slot, cqe)
             if cqe.user_data >> NAMESPACE_SHIFT == 0:       # else it was for a hook that is gone
                 self.stale_cqes += 1
             return 0
         if cqe.flags & IORING_CQE_F_MORE:
-            return slot.complete(<object>slot.owner, slot.tag, res, cqe.flags)
-        if slot.withdrawn:
-            res = -ECANCELED
-        elif -ERESTART_RESTARTBLOCK <= res <= -ERESTARTSYS and res != -ENOIOCTLCMD:
-            res = -EINTR        # what a system call would have been begun again for, as after SIGSTOP and SIGCONT: owners do that
+            return slot.complete(<object>slot.owner, slot.tag, cqe.res, cqe.flags)
+        res = -ECANCELED if slot.withdrawn else plain_result(cqe.res)
         owner = <PyObject *>slot.owner
         complete = slot.complete
         tag = slot.tag
@@ -273,7 +335,8 @@ cdef class OpTable:
         """Account for a CQE of a loop that closes: its owner is released at the last one, and not called any more."""
         cdef op_slot *slot = self.find(cqe.user_data)
         if slot == NULL:
-            return 0
+            slot = self.find_linked(cqe.user_data)
+            return 0 if slot == NULL else self.deliver_linked(slot, cqe)
         if slot.tag & TAG_RETURNS_FD and cqe.res >= 0 and not slot.withdrawn:     # a withdrawn one's 0 is the NOP's, not descriptor 0
             posix_close(cqe.res)
         if not cqe.flags & IORING_CQE_F_MORE:

@@ -10,6 +10,9 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_DONTWAIT
     int MSG_WAITALL
 
+cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC
+
 
 cdef inline void prep(io_uring_sqe *sqe, int opcode, int fd, const void *addr, uint32_t length, uint64_t off) noexcept nogil:
     sqe.opcode = <uint8_t>opcode
@@ -129,6 +132,24 @@ cdef inline void prep_openat(io_uring_sqe *sqe, int dir_fd, const char *path, in
 
 cdef inline void prep_close(io_uring_sqe *sqe, int fd) noexcept nogil:
     prep(sqe, IORING_OP_CLOSE, fd, NULL, 0, 0)
+
+
+# A direct descriptor: the file goes into the ring's table (Ring.reserve_file), and the result is 0. There is nothing that O_CLOEXEC could mean for it,
+# and the kernel refuses it.
+cdef inline void prep_openat_direct(io_uring_sqe *sqe, int dir_fd, const char *path, int flags, uint32_t mode, int index) noexcept nogil:
+    prep_openat(sqe, dir_fd, path, flags & ~O_CLOEXEC, mode)
+    sqe.splice_fd_in = index + 1        # file_index
+
+
+cdef inline void prep_close_direct(io_uring_sqe *sqe, int index) noexcept nogil:
+    prep(sqe, IORING_OP_CLOSE, 0, NULL, 0, 0)
+    sqe.splice_fd_in = index + 1
+
+
+# The result is -ETIME, which is no failure that would sever a chain. 5.16.
+cdef inline void prep_timeout(io_uring_sqe *sqe, const aiouring_timespec *duration) noexcept nogil:
+    prep(sqe, IORING_OP_TIMEOUT, -1, duration, 1, 0)
+    sqe.op_flags = IORING_TIMEOUT_ETIME_SUCCESS
 
 
 # flags: IORING_FSYNC_DATASYNC, or 0.

@@ -103,6 +103,10 @@ cdef class Ring:
     # A descriptor's index in the table of registered files; -1: there is none, use the descriptor itself. See _prep.use_registered_file.
     cdef int register_file(self, int fd) noexcept
     cdef int unregister_file(self, int index) noexcept
+    # An entry of the table for a file that a request will open (a direct descriptor); -1: there is none. The second gives an empty one back; one that
+    # may have a file, unregister_file() does.
+    cdef int reserve_file(self) noexcept
+    cdef void return_file(self, int index) noexcept
     cdef int update_file(self, uint32_t index, int32_t fd) noexcept nogil
     cdef bint make_file_table(self) noexcept
     cdef int put_file(self, int fd) noexcept

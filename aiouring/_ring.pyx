@@ -469,24 +469,31 @@ cdef class Ring:
         # first flag that it grants and that came after that is NO_SQARRAY's.
         return self.put_file(fd) if self.setup_flags & IORING_SETUP_NO_SQARRAY else -1
 
-    cdef int put_file(self, int fd) noexcept:
-        cdef uint32_t index
+    cdef int reserve_file(self) noexcept:
         if self.file_table_entries == 0 and not self.make_file_table():
             return -1
         if self.registered_files == self.file_table_entries:
             return -1
-        index = self.free_files[self.file_table_entries - self.registered_files - 1]
-        if self.update_file(index, fd) != 1:
-            return -1
         self.registered_files += 1
-        return <int>index
+        return <int>self.free_files[self.file_table_entries - self.registered_files]
+
+    cdef void return_file(self, int index) noexcept:
+        if self.file_table_entries:
+            self.registered_files -= 1
+            self.free_files[self.file_table_entries - self.registered_files - 1] = <uint32_t>index
+
+    cdef int put_file(self, int fd) noexcept:
+        cdef int index = self.reserve_file()
+        if index >= 0 and self.update_file(<uint32_t>index, fd) != 1:
+            self.return_file(index)
+            return -1
+        return index
 
     cdef int unregister_file(self, int index) noexcept:
         """Take a file out of the table; requests in flight keep theirs. Only the ring's issuer can: the table ends with the ring."""
         if index < 0 or self.fd < 0 or self.foreign_process() or self.update_file(<uint32_t>index, -1) != 1:
             return 0
-        self.registered_files -= 1
-        self.free_files[self.file_table_entries - self.registered_files - 1] = <uint32_t>index
+        self.return_file(index)
         return 0
 
     cdef int watch_end(self) noexcept:

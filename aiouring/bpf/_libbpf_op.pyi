@@ -1,5 +1,7 @@
 """Operations in the kernel, by libbpf. The class's docstrings are in _libbpf_op.pyx."""
 
+def kernel_opcode() -> int: ...
+
 class OperationObject:
     def __init__(self, path: str, image: bytes) -> None: ...
     @property

@@ -31,10 +31,13 @@ cdef extern from "aiouring_libbpf.h" nogil:
         uint32_t name_off, size, type
     struct btf_member:
         uint32_t name_off, type
+    struct btf_enum:
+        uint32_t name_off
+        int32_t val
     struct btf_var_secinfo:
         uint32_t type, offset, size
     enum:
-        BTF_KIND_STRUCT, BTF_KIND_DATASEC
+        BTF_KIND_STRUCT, BTF_KIND_DATASEC, BTF_KIND_ENUM
         BPF_MAP_TYPE_STRUCT_OPS
 
     int btf__find_by_name_kind(const btf *types, const char *name, uint32_t kind)
@@ -42,6 +45,9 @@ cdef extern from "aiouring_libbpf.h" nogil:
     const char *btf__name_by_offset(const btf *types, uint32_t offset)
     uint16_t btf_vlen(const btf_type *type)
     btf_member *btf_members(const btf_type *type)
+    btf_enum *btf_enum_of "btf_enum"(const btf_type *type)
+    btf *btf__load_vmlinux_btf()
+    void btf__free(btf *types)
     uint32_t btf_member_bit_offset(const btf_type *type, uint32_t index)
     btf_var_secinfo *btf_var_secinfos(const btf_type *type)
 
@@ -91,6 +97,27 @@ cdef take_log(char *log):
 cdef int known_error(int error):
     # libbpf has numbers of its own beside the kernel's.
     return error if 0 < error < 4000 else EINVAL
+
+
+def kernel_opcode():
+    """The number of IORING_OP_BPF in the running kernel, -1 where it has none. Reads all of the kernel's types, which takes some milliseconds."""
+    cdef btf *types
+    cdef const btf_type *type
+    cdef btf_enum *values
+    cdef int type_id, i, found = -1
+    with nogil:
+        types = btf__load_vmlinux_btf()
+    if types == NULL:
+        return -1
+    type_id = btf__find_by_name_kind(types, b"io_uring_op", BTF_KIND_ENUM)
+    if type_id >= 0:
+        type = btf__type_by_id(types, <uint32_t>type_id)
+        values = btf_enum_of(type)
+        for i in range(btf_vlen(type)):
+            if strcmp(btf__name_by_offset(types, values[i].name_off), b"IORING_OP_BPF") == 0:
+                found = values[i].val
+    btf__free(types)
+    return found
 
 
 cdef class OperationObject:

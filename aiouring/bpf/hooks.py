@@ -50,8 +50,8 @@ class Hook:
         path of an object that `python -m aiouring build-hook` made ("mine.bpf.o"; the library for the inline engine, "mine.bpf.so", lies beside it).
         engine: "kernel" runs it inside io_uring_enter (Linux 7.1.5, CAP_BPF and CAP_PERFMON), "inline" in this process right after it (any
         kernel), "auto" in the kernel where that is possible; `engine` and `engine_reason` say which it is, and why it is not the kernel.
-        memory_bytes: the memory that program and process share, in whole pages, at least 929,792; 4 MiB if None, 864,256 bytes of them the
-        program's own. All hooks of a loop share one, whose size the first decides. With less than 4 MiB connections with frames or canned answers
+        memory_bytes: the memory that program and process share, in whole pages, at least 1,650,688; 5 MiB if None, 1,191,936 bytes of them the
+        program's own. All hooks of a loop share one, whose size the first decides. With less than 5 MiB connections with frames or canned answers
         are not watched.
 
         Raises FileNotFoundError where a file is missing, and OSError where the engine that was asked for cannot run here. What is in the files,

@@ -26,6 +26,7 @@ OperationEngine = Literal["auto", "opcode", "module", "prog_run", "inline"]
 ENGINES = ("opcode", "module", "prog_run", "inline")  # the best first
 
 OBJECTS = Path(__file__).parent / "objects"
+DEVICE = "/dev/aiouring_bpf"
 SHIPPED = tuple(_bpfop.shipped())
 
 
@@ -122,6 +123,8 @@ class LoopOperations:
         self.loop = loop
         self.loaded: dict[tuple[str, str], Op] = {}
         self.lock = asyncio.Lock()
+        self.numbers = set(range(_bpfop.OPERATIONS_MAX))  # that are free, on the ring and on the device
+        self.device_fd = -1
 
     @classmethod
     def of(cls, loop: Any) -> LoopOperations:
@@ -166,20 +169,100 @@ class LoopOperations:
                 op._use_shipped(self.loop, program.named)
             else:
                 op._use_library(self.loop, _bpfop.Library(str(program.library), read_file(program.library)))
-        elif engine == "prog_run":
-            reason = why_not_prog_run()
+        else:
+            reason = why_not_kernel()
             if reason:
                 raise Unfit(reason)
-            await load_in_thread(program.run_object, lambda loaded: op._use_program(self.loop, loaded))
-        else:
-            raise Unfit("it is not there")
+            if engine == "prog_run":
+                await load_in_thread(program.run_object, lambda loaded: op._use_program(self.loop, loaded))
+            elif engine == "module":
+                await self.attach(program, op, self.device(), lambda attached: op._use_device(self.loop, attached, attached.number, self.device_fd))
+            else:
+                opcode = await self.opcode()
+                ring_fd = _bpfop.ring_fd(self.loop)
+                await self.attach(program, op, ring_fd, lambda attached: op._use_ring(self.loop, attached, attached.number, opcode))
         return op
+
+    def device(self) -> int:
+        """The descriptor of the module's device, one for the loop. Raises Unfit."""
+        if self.device_fd < 0:
+            try:
+                self.device_fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                raise Unfit(f"there is no {DEVICE}: aiouring's kernel module is not loaded") from error
+            except OSError as error:
+                raise Unfit(f"{DEVICE} cannot be opened: {os.strerror(error.errno or 0)}", error) from error
+        return self.device_fd
+
+    async def opcode(self) -> int:
+        """The number of IORING_OP_BPF. Raises Unfit."""
+        from aiouring.bpf import _libbpf_op  # here, since a build without libbpf has none
+
+        known: bool = b"\0IORING_OP_BPF\0" in await executor.in_executor(support.KERNEL_TYPES.read_bytes)
+        opcode = await executor.in_executor(_libbpf_op.kernel_opcode) if known else -1
+        if opcode < 0:
+            raise Unfit(f"this kernel ({os.uname().release}) has no BPF operations (IORING_OP_BPF)")
+        if not _bpfop.supports(self.loop, opcode):
+            raise Unfit("this kernel's io_uring does not offer its BPF operations (IORING_OP_BPF)")
+        return opcode
+
+    async def attach(self, program: Program, op: Op, fd: int, use: Callable[[Attached], None]) -> None:
+        """Load an operation's object as one of a ring's, or of the device's."""
+        if not self.numbers:
+            raise Unfit(f"{_bpfop.OPERATIONS_MAX} operations are loaded for this loop, which is the most")
+        attached = Attached(str(program.kernel_object), self.numbers)
+
+        def load(loaded: Any) -> None:
+            attached.attach(loaded, fd)
+            use(attached)
+
+        try:
+            await load_in_thread(program.kernel_object, load)
+        except BaseException:
+            attached.close()
+            raise
 
     def close(self) -> None:
         """The loop is closed: nothing is in flight but what runs in threads, which frees its operation when it ends."""
         loaded, self.loaded = self.loaded, {}
         for op in loaded.values():
             op.close()
+        if self.device_fd >= 0:
+            os.close(self.device_fd)
+            self.device_fd = -1
+
+
+class Attached:
+    """An operation in the kernel under a number. What OpCore holds of it, and closes."""
+
+    def __init__(self, path: str, numbers: set[int]) -> None:
+        self.path = path
+        self.numbers = numbers
+        self.number = min(numbers)
+        numbers.remove(self.number)
+        self.loaded: Any = None
+        self.info: tuple[str, int, int, int] = ("", 0, 0, 0)
+
+    def attach(self, loaded: Any, fd: int) -> None:
+        loaded.load_and_attach(self.number, fd)
+        self.loaded = loaded
+        self.info = loaded.info
+
+    def move(self, fd: int) -> None:
+        """Its ring is gone; attach it to another one. The verifier looks at it again, in the loop's thread: a matter of milliseconds."""
+        from aiouring.bpf import _libbpf_op
+
+        old, self.loaded = self.loaded, None
+        if old is not None:
+            old.close()
+        self.attach(_libbpf_op.OperationObject(self.path, Path(self.path).read_bytes()), fd)
+
+    def close(self) -> None:
+        """Take it off. No request may be in flight."""
+        if self.loaded is not None:
+            self.loaded.close()
+            self.loaded = None
+        self.numbers.add(self.number)
 
 
 def read_file(path: Path) -> bytes:
@@ -210,8 +293,8 @@ async def load_in_thread(path: Path, load: Callable[[Any], None]) -> None:
         raise Unfit(f"the kernel refused it: {error.args[1].splitlines()[0]}", error) from error
 
 
-def why_not_prog_run() -> str:
-    """Why no operation can be loaded for BPF_PROG_RUN, in one sentence; empty if it can."""
+def why_not_kernel() -> str:
+    """Why this process can load no operation into the kernel, in one sentence; empty if it can."""
     if importlib.util.find_spec("aiouring.bpf._libbpf_op") is None:
         return "this build of aiouring has no libbpf (it was not found, or not new enough, when the package was built)"
     missing = support.missing_capabilities()

@@ -298,6 +298,7 @@ struct io_uring_rsrc_update2 {
 #define IORING_POLL_ADD_MULTI (1U << 0)
 #define IORING_URING_CMD_FIXED (1U << 0)
 #define IORING_FSYNC_DATASYNC (1U << 0)
+#define IORING_TIMEOUT_ETIME_SUCCESS (1U << 5)
 #define IORING_ASYNC_CANCEL_ALL (1U << 0)
 #define IORING_ASYNC_CANCEL_FD (1U << 1)
 #define IORING_ASYNC_CANCEL_ANY (1U << 2)

@@ -661,7 +661,7 @@ async def test_unix_servers_and_small_regions(engine: str, tmp_path: Path) -> No
         made.append(Singles())
         return made[-1]
 
-    with Hook.load("standard", engine=engine, memory_bytes=1024 * 1024) as hook:  # type: ignore[arg-type]
+    with Hook.load("standard", engine=engine, memory_bytes=2 * 1024 * 1024) as hook:  # type: ignore[arg-type]
         assert len(hook.memory) < 1024 * 1024
         server = await loop.create_unix_server(factory, tmp_path / "socket", frames=Delimited(b"|"))
         _, writer = await asyncio.open_unix_connection(tmp_path / "socket")

@@ -14,7 +14,7 @@ typedef int aiouring_s32;
 typedef long long aiouring_s64;
 
 /* Changes with any change of this file. A program built against another one is refused. */
-#define AIOURING_HOOK_ABI 2
+#define AIOURING_HOOK_ABI 3
 
 /* The region, from its beginning. */
 #define AIOURING_CONTROL_BYTES 4096
@@ -28,10 +28,14 @@ typedef long long aiouring_s64;
 #define AIOURING_WATCHES_OFFSET (AIOURING_WATCH_MAP_OFFSET + AIOURING_WATCH_MAP_ENTRIES * 2)
 #define AIOURING_WATCHES_MAX 1024 /* a power of two */
 #define AIOURING_WATCH_BYTES 256
-#define AIOURING_USER_OFFSET (AIOURING_WATCHES_OFFSET + AIOURING_WATCHES_MAX * AIOURING_WATCH_BYTES)
+#define AIOURING_CHAINS_OFFSET (AIOURING_WATCHES_OFFSET + AIOURING_WATCHES_MAX * AIOURING_WATCH_BYTES)
+#define AIOURING_CHAINS_MAX 256 /* a power of two */
+#define AIOURING_CHAIN_BYTES 2816
+#define AIOURING_CHAIN_LINKS_MAX 16 /* a power of two */
+#define AIOURING_USER_OFFSET (AIOURING_CHAINS_OFFSET + AIOURING_CHAINS_MAX * AIOURING_CHAIN_BYTES)
 
 /* A region of AIOURING_BIG_REGION_BYTES or more ends with canned answers, the ring of provided buffers of watched connections, and those buffers. */
-#define AIOURING_BIG_REGION_BYTES (4 * 1024 * 1024)
+#define AIOURING_BIG_REGION_BYTES (5 * 1024 * 1024)
 #define AIOURING_BUFFERS 512 /* a power of two */
 #define AIOURING_BUFFER_BYTES 4096
 #define AIOURING_ANSWERS_MAX 64 /* a power of two */
@@ -45,6 +49,7 @@ typedef long long aiouring_s64;
 #define AIOURING_NS_DRIVER 1
 #define AIOURING_NS_TASK 2
 #define AIOURING_NS_ANSWER 3
+#define AIOURING_NS_CHAIN 4
 #define AIOURING_NS_USER 16 /* the first that is left to programs of others */
 
 #define AIOURING_COUNTERS 64
@@ -72,7 +77,7 @@ struct aiouring_control {
     aiouring_u32 woken;
     aiouring_u32 fault;
     aiouring_s32 fault_value;
-    aiouring_u32 tasks_live;
+    aiouring_u32 tasks_live; /* and chains */
     /* The kernel engine's timer, at most one in flight. */
     aiouring_u64 timer_deadline_ns; /* 0: none in flight */
     aiouring_s64 timer_s, timer_ns; /* a __kernel_timespec */
@@ -139,6 +144,55 @@ struct aiouring_task {
     struct aiouring_block block[AIOURING_BLOCKS_MAX];
 };
 
+/* A chain: requests one after another, of which each may take the result of an earlier one as its length or its offset. See chain.h. */
+#define AIOURING_CHAIN_ENDING 1    /* begin no other link */
+#define AIOURING_CHAIN_CANCELLED 2
+#define AIOURING_CHAIN_FLYING 4    /* the request of link `at` is in flight */
+
+#define AIOURING_LINK_HARD 1  /* what comes after it runs also when it fails */
+#define AIOURING_LINK_SHORT 2 /* less than all its bytes is a failure */
+#define AIOURING_LINK_TIMER 4 /* -ETIME is what it is for */
+#define AIOURING_LINK_WHOLE 8 /* it goes on after what `base` says, until it has all */
+#define AIOURING_LINK_ENDED 16
+#define AIOURING_LINK_FAILED 32   /* `result` is -errno, and no number of an operation */
+#define AIOURING_LINK_ANSWERED 64 /* Python has put its result there */
+
+/* aiouring_link.action: who does it */
+enum aiouring_link_action {
+    AIOURING_LINK_REQUEST,   /* the kernel, as the request says */
+    AIOURING_LINK_OPERATION, /* the same: a BPF operation, whose uring_bpf_request is here */
+    AIOURING_LINK_INLINE,    /* the inline engine, which calls the function that sqe[0] is the address of */
+    AIOURING_LINK_PYTHON,    /* Python, which cancels the request when it is through: one that only waits */
+};
+
+struct aiouring_link {
+    aiouring_u64 sqe[8];       /* the request; its user_data is the program's to set */
+    aiouring_u64 operation[6]; /* struct uring_bpf_request */
+    aiouring_s64 result;       /* or -errno, when it has ended */
+    aiouring_s64 length_add, offset_add;
+    aiouring_u32 base;         /* bytes that are in its buffer already, before the request */
+    aiouring_u32 wanted;       /* bytes */
+    aiouring_u32 limit;        /* of its buffer, in bytes: no length that is carried may be more */
+    aiouring_u8 flags, action;
+    aiouring_u8 length_from, offset_from; /* the link whose result they are, + 1; 0: they are in the request */
+    aiouring_s32 error;        /* -errno: it fails with this instead of being submitted */
+    aiouring_u32 reserved;
+};
+
+struct aiouring_chain {
+    aiouring_u64 owner; /* the user_data of the completions that tell Python */
+    aiouring_u32 live;
+    aiouring_u32 flags;
+    aiouring_u32 in_flight; /* completions that are still owed */
+    aiouring_u32 links;
+    aiouring_u32 at;     /* the link that was begun last */
+    aiouring_u32 begun;  /* how many were */
+    aiouring_u32 failed; /* the link that ended the chain, + 1; 0: none */
+    aiouring_s32 error;  /* -errno of what ended it, where that was no link */
+    aiouring_u64 reserved[2];
+    struct aiouring_link link[AIOURING_CHAIN_LINKS_MAX];
+};
+
 /* A connection whose receives the program looks into, so that Python wakes for whole frames, or not at all for what has a canned answer. The receive's
  * user_data is the loop's own; the map has the watch's index + 1 at the place of the lower bits of user_data. See frames.h and respond.h. */
 enum aiouring_watch_kind {
@@ -193,6 +247,9 @@ _Static_assert(sizeof(struct aiouring_answer) <= AIOURING_ANSWER_BYTES, "an answ
 _Static_assert(AIOURING_BIG_REGION_BYTES >= AIOURING_USER_OFFSET + AIOURING_END_BYTES, "the parts of a region do not overlap");
 _Static_assert(sizeof(struct aiouring_control) <= AIOURING_CONTROL_BYTES, "the control block has a page");
 _Static_assert(sizeof(struct aiouring_task) <= AIOURING_TASK_BYTES, "a task has its slot");
+_Static_assert(sizeof(struct aiouring_chain) <= AIOURING_CHAIN_BYTES, "a chain has its slot");
+_Static_assert(AIOURING_USER_OFFSET % 4096 == 0, "a hook's memory is whole pages");
+_Static_assert(sizeof(struct aiouring_link) == 160, "no holes");
 _Static_assert(sizeof(struct aiouring_block) == 48, "no holes but the last four bytes");
 
 #endif

@@ -1,0 +1,573 @@
+"""The life of a chain: one owner for all its requests, from their submission to the last completion of all.
+
+Used by `chain`. Calls `_chainlinks`, whose links these are, `_hook`, `_loop`, `_op`.
+
+There are two ways to run one. Where each request is known beforehand they are linked (IOSQE_IO_LINK): all SQEs stand one behind the other in the queue
+and go out with one enter. A link whose success says all posts no completion for it, so that as a rule one completion comes, of the last link or of
+the one that failed. Where a length or an offset is an earlier link's result, the loop's hook carries
+it: the links are written into a slot of the hook's region, its program (bpf_progs/include/aiouring/chain.h) submits one after the other, and one
+completion tells the end. (It also runs chains with an fsync or a statx on their way, where it is attached anyhow: the kernel does not sever linked requests
+when these fail, so that without it the chain is submitted in parts, each after a look at the one before.) Both have the kernel's rules: a link that fails ends the chain, unless it is a hard one; a read or a write that
+moves less than it was asked for fails, unless somebody takes its result.
+
+Who owns what: a ChainRun holds its buffers (exported to it), its paths, its files and its places in the ring's table until the last completion of all
+its links, and gives them all back then, before anybody is woken. What a loop that closes leaves of it goes with the object.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.errno cimport EBUSY, EINTR, EIO, EMSGSIZE
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from aiouring._awaitable cimport AIOURING_NEXT, FINISHED, NEW, OVER, WAITING, warn_never_awaited
+from aiouring._bpfop cimport ENGINE_PROG_RUN, URING_BPF_DIRECT_BYTES_MAX, BpfRequest, uring_bpf_request
+from aiouring._chainlinks cimport *
+from aiouring._hook cimport *
+from aiouring._loop cimport LoopCore
+from aiouring._op cimport LINKED_LOST, LINKED_WITHDRAWN, linked_data
+from aiouring._operation cimport Operation
+from aiouring._prep cimport prep_close, prep_timeout
+from aiouring.uapi cimport *
+
+import asyncio
+import os
+
+from aiouring._errors import ChainError
+
+CARRYING_LINKS = AIOURING_CHAIN_LINKS_MAX
+CARRYING_CHAINS = AIOURING_CHAINS_MAX
+
+cdef double TIMEOUT_MAX_S = 1e9
+cdef double CANCEL_AGAIN_S = 0.005
+cdef double BUSY_AGAIN_S = 0.001
+
+
+@cython.final
+cdef class ChainRun(ChainLinks):
+    """One chain: filled by its methods, submitted by begin() or when it is awaited, and awaited once."""
+
+    def __cinit__(self):
+        self.index = -1
+
+    def __init__(self, timeout):
+        if timeout is not None:
+            timeout = float(timeout)
+            if not timeout >= 0:
+                raise ValueError(f"timeout is a time in seconds, not {timeout!r}")
+            timeout = min(timeout, TIMEOUT_MAX_S)
+        self.timeout = timeout
+
+    def __repr__(self):
+        return Operation.__repr__(self)
+
+    # -- submission ----------------------------------------------------------------------------------------------------------------------
+
+    def begin(self):
+        """Submit it. Its end is told to who awaits it."""
+        if self.state != NEW or self.building:
+            raise RuntimeError("this chain was submitted already")
+        self.state = WAITING
+        try:
+            self.start()
+        except BaseException:
+            self.state = OVER
+            self.over()
+            raise
+
+    def drop(self):
+        """It shall never be submitted: give everything back."""
+        if self.state == NEW:
+            self.state = OVER
+            self.over()
+
+    @property
+    def outcomes(self):
+        """Of each link what it brought or an OSError, once the chain is over; None before."""
+        return self.outcome_list
+
+    cdef int step(self, object value, PyObject **result) except -1:
+        if self.state == WAITING and not self.awaited:
+            # It was submitted when its block was left.
+            self.awaited = self.blocking = True
+            Py_INCREF(self)
+            result[0] = <PyObject *>self
+            return AIOURING_NEXT
+        self.awaited = True
+        return Operation.step(self, value, result)
+
+    cdef int start(self) except -1:
+        cdef ChainFile file
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, LoopCore):
+            raise TypeError(f"a chain needs aiouring's event loop, not {type(loop).__name__}")
+        self.loop = <LoopCore>loop
+        if self.count == 0:
+            self.outcome_list = []
+            return self.finish([])
+        self.loop.check_open()
+        self.loop.ops.check()
+        if self.carries and self.count > AIOURING_CHAIN_LINKS_MAX:
+            raise ValueError(f"a chain that carries results has up to {AIOURING_CHAIN_LINKS_MAX} links, not {self.count}")
+        self.submit()
+        if self.timeout is not None and self.state == WAITING:
+            self.timer = self.loop.call_later(self.timeout, self._time_is_over)
+        return 0
+
+    cdef int submit(self) except -1:
+        cdef HookEngine engine = engine_of(self.loop)
+        cdef uint32_t at
+        self.in_hook = self.carries
+        for at in range(self.count - 1):
+            if not self.severs(at) and engine is not None and engine.has_chains and self.count <= AIOURING_CHAIN_LINKS_MAX:
+                self.in_hook = engine.region.free_chain_count != 0
+        self.take_files()
+        return self.submit_to_hook() if self.in_hook else self.submit_linked(0)
+
+    def _time_is_over(self):
+        self.timer = None
+        if not self.idle() and not self.stopping:
+            self.timed_out = True
+            self.stop()
+    # -- linked ------------------------------------------------------------------------------------------------------------------------------
+
+    cdef int submit_linked(self, uint32_t first) except -1:
+        """The links from `first` on, as far as the kernel can be left alone with them."""
+        cdef io_uring_sqe *sqe
+        cdef uint64_t request
+        cdef uint32_t at, end = first + 1
+        while end < self.count and self.severs(end - 1) and not self.may_be_refused(end - 1) and not self.may_be_refused(end):
+            end += 1
+        if end - first > self.loop.ring.sq_entries:
+            raise ValueError(f"a chain of {end - first} links does not fit into a submission queue of {self.loop.ring.sq_entries}")
+        sqe = self.loop.ops.begin_linked(self, ChainRun.link_complete, end - first)
+        self.request = request = sqe.user_data
+        self.first = first
+        self.submitted = end
+        self.severed = False
+        for at in range(first, end):
+            if at != first:
+                sqe = self.loop.ring.next_sqe()
+            self.fill(at, sqe)
+            if at + 1 < end:
+                sqe.flags |= <uint8_t>(IOSQE_IO_HARDLINK if self.links[at].hard else IOSQE_IO_LINK)
+                if self.success_is_known(at):
+                    sqe.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+            sqe.user_data = linked_data(request, at - first)
+        return 0
+
+    cdef bint success_is_known(self, uint32_t at) noexcept:
+        """Whether its completion would say nothing that is not known from its success: it is left out then, and Python not woken by it."""
+        cdef chain_link *link = &self.links[at]
+        if link.kind == LINK_RECV:
+            return link.whole or link.base != 0
+        return self.severs(at) and link.kind != LINK_FSYNC and link.kind != LINK_STATX
+
+    cdef int64_t known_success(self, uint32_t at) noexcept:
+        cdef chain_link *link = &self.links[at]
+        if link.kind == LINK_RECV and not link.whole:
+            return link.base
+        if link.kind == LINK_TIMER:
+            return -ETIME
+        return link.wanted          # nothing, where nothing is moved
+
+    @staticmethod
+    cdef int link_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
+        cdef ChainRun self = <ChainRun>owner
+        cdef bint over = self.note_completion(tag, res)
+        if not over:
+            if self.stopping and not self.loop.ops.closed:
+                self.loop.ops.cancel_linked(self.request, tag + 1)      # the end of a hard link has begun the next one
+            return 0
+        if tag == LINKED_LOST:
+            self.request = 0            # it is void already
+        else:
+            request, self.request = self.request, 0
+            self.loop.ops.end_linked(request)
+        if self.loop.ops.closed:
+            return 0
+        try:
+            self.conclude()
+        except BaseException as exc:
+            self.fail(exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
+        return 0
+
+    cdef bint note_completion(self, uint32_t number, int32_t res) noexcept:
+        """True: that was the last one."""
+        cdef uint32_t at = self.first + number, before
+        cdef chain_link *link
+        if number == LINKED_LOST or number == LINKED_WITHDRAWN:
+            return True
+        link = &self.links[at]
+        for before in range(self.first, at):
+            if not self.links[before].over and not self.severed:
+                self.links[before].over = True          # it said nothing, so all went well
+                self.links[before].result = self.known_success(before)
+        link.over = True
+        link.result = res + <int64_t>link.base if res >= 0 else res
+        if at + 1 == self.submitted:
+            return True
+        if not self.severed and not link.hard and self.severs_by(at):
+            self.severed = True
+            return self.success_is_known(at)        # the others are as quiet as it would have been; else each says that it was cancelled
+        return False
+
+    cdef bint severs_by(self, uint32_t at) noexcept:
+        """Whether the kernel takes this result for a failure: of less than all too, whoever takes the number."""
+        cdef chain_link *link = &self.links[at]
+        if link.result < 0:
+            return not (link.kind == LINK_TIMER and link.result == -ETIME)
+        return link.result < <int64_t>link.wanted and (link.kind != LINK_RECV or link.whole)
+
+    cdef int stop(self) except -1:
+        if self.stopping or self.failing:
+            return 0                    # what hears of a failure ends by itself
+        self.stopping = True
+        if self.index >= 0:
+            prep_chain_nop(self.region, <uint32_t>self.index, CHAIN_CANCEL, self.loop.ops.sqe_or_flush())
+        else:
+            self._stop_linked()
+        return 0
+
+    def _stop_linked(self):
+        """Which link runs, nobody knows, and the end of one may begin another: ask until it is over."""
+        self.stopper = None
+        if self.request and not self.loop.ops.cancel_linked(self.request, 0):
+            self.stopper = self.loop.call_later(CANCEL_AGAIN_S, self._stop_linked)
+
+    # -- in the hook --------------------------------------------------------------------------------------------------------------------------
+
+    cdef int submit_to_hook(self) except -1:
+        from aiouring.bpf import hooks          # which imports what imports this
+        cdef HookEngine engine = hooks.standard_engine(self.loop)
+        cdef Region region = engine.region
+        cdef aiouring_chain *chain
+        cdef io_uring_sqe *sqe
+        cdef uint32_t at
+        if not engine.has_chains:
+            raise RuntimeError("a chain that carries results needs a hook with chains, and the program that is attached to this event loop has none: "
+                               "detach it, or build it with aiouring/chain.h")
+        if region.free_chain_count == 0:
+            raise OSError(EBUSY, f"{AIOURING_CHAINS_MAX} chains that carry results run in this event loop's hook, which is its limit")
+        sqe = self.loop.ops.begin(self, ChainRun.hook_complete, 0)
+        region.free_chain_count -= 1
+        self.region = region
+        self.engine = engine
+        self.index = region.free_chains[region.free_chain_count]
+        chain = region.chain(<uint32_t>self.index)
+        memset(chain, 0, sizeof(aiouring_chain))
+        for at in range(self.count):
+            self.fill_slot(&chain.link[at], at)
+        chain.links = self.count
+        chain.owner = self.request = sqe.user_data
+        chain.live = 1
+        region.control.tasks_live += 1
+        prep_chain_nop(region, <uint32_t>self.index, CHAIN_START, sqe)
+        return 0
+
+    cdef void fill_slot(self, aiouring_link *slot, uint32_t at) noexcept:
+        cdef chain_link *link = &self.links[at]
+        self.fill(at, <io_uring_sqe *>slot.sqe)
+        slot.length_from = link.length_from
+        slot.offset_from = link.offset_from
+        slot.length_add = link.length_add
+        slot.offset_add = link.offset_add
+        slot.base = link.base
+        slot.wanted = link.wanted
+        slot.limit = link.limit
+        slot.action = AIOURING_LINK_REQUEST
+        if link.hard:
+            slot.flags |= AIOURING_LINK_HARD
+        elif self.may_be_short(at) == 0:
+            slot.flags |= AIOURING_LINK_SHORT
+        if link.kind == LINK_TIMER:
+            slot.flags |= AIOURING_LINK_TIMER
+        if link.whole:
+            slot.flags |= AIOURING_LINK_WHOLE
+        if link.kind == LINK_BPF:
+            self.fill_operation(slot, at)
+
+    cdef void fill_operation(self, aiouring_link *slot, uint32_t at) noexcept:
+        """The request's own memory is in the slot, where the program can set its length. Who runs it: the kernel, the hook, or Python."""
+        cdef BpfRequest request = self.operations[at]
+        cdef io_uring_sqe *sqe = <io_uring_sqe *>slot.sqe
+        cdef aiouring_timespec *duration = <aiouring_timespec *>self.links[at].memory
+        memcpy(slot.operation, request.memory(), sizeof(uring_bpf_request))
+        if request.native():
+            slot.action = AIOURING_LINK_OPERATION
+            if sqe.opcode == IORING_OP_URING_CMD:
+                sqe.addr3 = <uint64_t>slot.operation
+            else:
+                sqe.addr = <uint64_t>slot.operation
+            return
+        memset(sqe, 0, sizeof(io_uring_sqe))
+        if request.inline_program() != NULL and isinstance(self.engine, InlineEngine) and request.total_bytes() <= URING_BPF_DIRECT_BYTES_MAX:
+            slot.action = AIOURING_LINK_INLINE
+            slot.sqe[0] = <uint64_t>request.inline_program().run
+        else:
+            slot.action = AIOURING_LINK_PYTHON
+            prep_timeout(sqe, duration)
+
+    cdef int begin_operation(self, uint32_t at) except -1:
+        """The program has come to a link that is Python's."""
+        cdef aiouring_link *slot = &self.region.chain(<uint32_t>self.index).link[at]
+        cdef BpfRequest request = self.operations[at]
+        cdef uring_bpf_request *described = <uring_bpf_request *>slot.operation
+        length = described.buffers[0].len if described.buffer_count else None
+        call = request.op(*self.operands[at], flags=described.flags, length=length)
+        self.operation_task = asyncio.ensure_future(run_operation(self, at, call), loop=self.loop)
+        return 0
+
+    def _operation_ended(self, uint32_t at, value, error):
+        """Python has run a link's operation: with this result, or this exception."""
+        cdef BpfRequest request = self.operations[at]
+        cdef aiouring_link *slot
+        cdef io_uring_sqe *sqe
+        self.operation_task = None
+        if error is None:
+            request.request.result = <uint64_t>(value & 0xFFFFFFFFFFFFFFFF)
+        if self.request == 0:
+            return self.conclude()              # the chain has ended meanwhile, and waited for this
+        slot = &self.region.chain(<uint32_t>self.index).link[at]
+        if error is None:
+            slot.result = <int64_t>request.request.result
+            slot.flags |= AIOURING_LINK_ANSWERED
+        else:
+            slot.error = -(error.errno if isinstance(error, OSError) and error.errno else ECANCELED if isinstance(error, asyncio.CancelledError) else EIO)
+        sqe = self.loop.ops.sqe_or_flush()
+        sqe.opcode = IORING_OP_ASYNC_CANCEL
+        sqe.fd = -1
+        sqe.addr = <uint64_t>AIOURING_NS_CHAIN << 56 | <uint64_t>CHAIN_LINK << 48 | <uint64_t>at << 32 | <uint32_t>self.index
+        sqe.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+
+    @staticmethod
+    cdef int hook_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
+        cdef ChainRun self = <ChainRun>owner
+        cdef aiouring_chain *chain = self.region.chain(<uint32_t>self.index)
+        cdef aiouring_link *slot
+        cdef uint32_t at
+        if cqe_flags & IORING_CQE_F_MORE:
+            return self.begin_operation(<uint32_t>res)
+        self.request = 0
+        if chain.live:
+            # Not the program's word: the ring was replaced, with all that was in flight, because another thread runs the loop.
+            chain.live = 0
+            chain.error = -ECANCELED
+            self.region.control.tasks_live -= 1
+        self.ended_by = chain.error
+        self.begun = chain.begun
+        for at in range(self.count):
+            slot = &chain.link[at]
+            self.links[at].over = slot.flags & AIOURING_LINK_ENDED != 0
+            self.links[at].result = slot.result if self.links[at].over else -ECANCELED
+            self.links[at].wanted = slot.wanted
+            self.links[at].base = slot.base
+            if self.links[at].kind == LINK_BPF and self.links[at].over and not slot.flags & AIOURING_LINK_FAILED:
+                (<BpfRequest>self.operations[at]).request.result = <uint64_t>slot.result
+                self.links[at].result = 0           # it may be a number below 0
+        if self.operation_task is not None:
+            self.operation_task.cancel()            # its buffers are in use until it has ended, which concludes
+            return 0
+        try:
+            self.conclude()
+        except BaseException as exc:
+            self.fail(exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
+        return 0
+
+    # -- the end --------------------------------------------------------------------------------------------------------------------------------
+    cdef int note_outcomes(self) except -1:
+        """Of all links, when nothing of it is in flight."""
+        cdef uint32_t at
+        cdef bint severed = False
+        self.note_ends()
+        self.outcome_list = []
+        for at in range(self.count):
+            if severed and self.links[at].result == -ECANCELED:
+                self.links[at].over = False         # the kernel's completion for a link that it has not begun
+            if self.has_failed(at):
+                self.outcome_list.append(self.error_of(at))
+                severed = severed or not self.links[at].hard
+            else:
+                self.outcome_list.append(self.value_of(at))
+        return 0
+
+    cdef bint is_lost(self, uint32_t at) noexcept:
+        """Whether a ring that was replaced took it along."""
+        return not self.links[at].over or self.links[at].result == -ECANCELED
+
+    cdef int conclude(self) except -1:
+        """Nothing of it is in flight: go on where that is to be done, or say how it went."""
+        cdef uint32_t at = 0, failed = 0
+        cdef object error
+        while failed < self.count and not self.has_failed(failed):
+            failed += 1
+        if self.failing == 0 and not self.stopping and self.wanted():
+            if self.loop.ring is not self.ring:
+                while at < self.count and not self.is_lost(at) and (self.links[at].hard or not self.has_failed(at)):
+                    at += 1
+                if at < self.count and self.is_lost(at):
+                    return self.begin_again(at)
+            elif not self.in_hook:
+                at = 0
+                while at < self.submitted and (self.links[at].hard or not self.has_failed(at)):
+                    at += 1
+                if at < self.submitted and self.links[at].result == -EINTR and self.links[at].kind != LINK_BPF:
+                    return self.submit_linked(at)           # nothing behind it has run, nor has itself
+                if at == self.submitted and at < self.count:
+                    return self.submit_linked(at)
+        if failed < self.count and self.tell_failed():
+            return 0                        # conclude() comes again
+        self.note_outcomes()
+        if failed == self.count:
+            return self.finish(list(self.outcome_list))
+        if self.timed_out:
+            error = TimeoutError(f"the chain was not over after {self.timeout:g} seconds")
+            error.__cause__ = self.outcome_list[failed]
+            return self.fail(error)
+        return self.fail(self.failure(failed))
+
+    cdef int begin_again(self, uint32_t failed) except -1:
+        """The loop runs in another thread, and the ring is another one. A chain of which nothing can have happened begins anew."""
+        cdef ChainFile file
+        cdef bint untouched = failed == 0 and (self.begun == 0 if self.in_hook else self.links[0].kind in (LINK_STATX, LINK_TIMER))
+        if untouched and all([file.can_be_taken_again() for file in self.files]):
+            self.give_files_back()
+            self.give_slot_back()
+            return self.submit()
+        self.note_outcomes()
+        return self.fail(chain_error(self, failed, ECANCELED, "the event loop moved to another thread while the chain was in flight: this link may have "
+                                     "run, and those behind it have not"))
+
+    cdef bint tell_failed(self) except -1:
+        """Operations that never ran, because of what was before them, hear of it: fail and cleanup. True: some have still to. (What was linked in the
+        kernel, IORING_OP_BPF tells by itself.)"""
+        cdef BpfRequest request
+        cdef io_uring_sqe *sqe
+        cdef uint32_t at, count = 0
+        if self.failing == 0:
+            self.failing = 1
+            self.unheard = []
+            for at in range(self.count):
+                request = self.operations[at]
+                if request is None or self.links[at].over and not (self.links[at].result == -ECANCELED and self.after_failure(at)):
+                    continue
+                if not request.native() or request.fail_owed(-ECANCELED) or self.in_hook and self.loop.ring is self.ring:
+                    self.unheard.append(request)
+        while self.unheard:
+            request = self.unheard[0]
+            if request.op.kind == ENGINE_PROG_RUN and request.op.busy:
+                self.loop.call_later(BUSY_AGAIN_S, self._tell_again)
+                self.waiting = True
+                return True
+            if request.native():
+                break
+            request.run_failed()
+            del self.unheard[0]
+        if not self.unheard:
+            return False
+        # Behind a request that fails, for the kernel's own operation; the module is asked to.
+        request = self.unheard.pop(0)
+        count = 1 if request.fail_owed(-ECANCELED) else 2
+        sqe = self.loop.ops.begin_linked(self, ChainRun.fail_complete, count)
+        self.request = sqe.user_data
+        self.failing = count
+        if count == 2:
+            prep_close(sqe, -1)
+            sqe.flags = <uint8_t>IOSQE_IO_LINK
+            sqe.user_data = linked_data(self.request, 0)
+            sqe = self.loop.ring.next_sqe()
+            request.fill(sqe)
+        else:
+            request.fill_fail(sqe)
+        sqe.user_data = linked_data(self.request, count - 1)
+        return True
+
+    def _tell_again(self):
+        self.waiting = False
+        self.conclude()
+
+    @staticmethod
+    cdef int fail_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
+        cdef ChainRun self = <ChainRun>owner
+        if tag != LINKED_LOST and tag != LINKED_WITHDRAWN and tag + 1 < self.failing:
+            return 0
+        request, self.request = self.request, 0
+        if tag != LINKED_LOST:
+            self.loop.ops.end_linked(request)
+        return 0 if self.loop.ops.closed else self.conclude()
+
+    cdef bint after_failure(self, uint32_t at) noexcept:
+        cdef uint32_t before
+        for before in range(at):
+            if self.has_failed(before) and not self.links[before].hard:
+                return True
+        return False
+
+    cdef bint idle(self) noexcept:
+        return self.request == 0 and self.operation_task is None and not self.waiting
+
+    cdef object failure(self, uint32_t at):
+        cdef chain_link *link = &self.links[at]
+        if link.over and link.result >= 0:
+            reason = f"it moved {link.result} of {link.wanted} bytes"
+        elif self.in_hook and self.ended_by and not self.stopping:
+            reason = "the event loop's hook failed, and with it what ran in it"
+        elif self.socket_gone:
+            reason = "a socket of the chain was closed while it was in flight"
+        elif not link.over and self.ended_by:
+            reason = f"it did not run: {os.strerror(-self.ended_by)}"
+        elif link.result == -EMSGSIZE and link.length_from:
+            reason = f"the length that it was given is more than the {link.limit} bytes of its buffer"
+        else:
+            reason = self.outcome_list[at].strerror
+        return chain_error(self, at, self.outcome_list[at].errno, reason)
+
+    cdef void give_slot_back(self) noexcept:
+        if self.index >= 0:
+            self.region.free_chains[self.region.free_chain_count] = <uint16_t>self.index
+            self.region.free_chain_count += 1
+            self.index = -1
+            self.region = None
+            self.engine = None
+
+    cdef void release(self) noexcept:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.stopper is not None:
+            self.stopper.cancel()
+            self.stopper = None
+        ChainLinks.release(self)
+        self.give_slot_back()
+
+    def __dealloc__(self):
+        if self.state == FINISHED and not self.awaited:
+            warn_never_awaited(self.name())
+
+
+async def run_operation(ChainRun run, uint32_t at, call):
+    """A link's operation, awaited for the chain."""
+    value = error = None
+    try:
+        value = await call
+    except BaseException as exc:
+        error = exc
+    run._operation_ended(at, value, error)
+    if error is not None and not isinstance(error, (OSError, asyncio.CancelledError)):
+        raise error
+
+
+cdef object chain_error(ChainRun run, uint32_t at, int error, str reason):
+    cdef str message = f"link {at + 1} of {run.count}, {run.kind_name(at)}(): {reason}"
+    failed = ChainError(error, message) if run.names[at] is None else ChainError(error, message, run.names[at])
+    failed.index = at
+    failed.outcomes = run.outcome_list
+    failed.results = run.outcome_list[:at]
+    failed.__cause__ = run.outcome_list[at]
+    return failed
+

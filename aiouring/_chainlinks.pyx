@@ -1,0 +1,707 @@
+"""What a chain consists of: its links, their files, their memory, and the requests that they become.
+
+Used by `_chain`, whose ChainRun submits them. Calls `_sockop`, `_fileop`, `_fsop`, `_bpfop`, `_loop`, `_ring`, `_prep`, `_fsprep`.
+
+A link's file is looked up when the link runs, which may be long after the chain was submitted: a number could be another file's by then. So a
+chain never uses the caller's numbers. Files of `aiouring.open` count it as one of their calls, and wait for it before they close; any other is put into the
+ring's table for the chain's time, or duplicated where there is no room. The table leaves POSIX locks and dirty pages alone, which the close of a duplicate
+does not. A socket's close ends the chain, as it ends sock_* calls. A socket that a cancelled receive has left bytes for gives them to the chain's first
+receive, and gets back what that did not want.
+
+Who owns what: see `_chain`. A link that cannot be made leaves nothing behind.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
+from cpython.object cimport PyObject
+from libc.errno cimport EBADF, EIO, ENFILE
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close as posix_close
+
+from aiouring._awaitable cimport NEW, OVER
+from aiouring._bpfop cimport BpfRequest, OpCore, new_bpf_request
+from aiouring._fileop cimport REQUEST_BYTES_MAX, Descriptor, DescriptorView
+from aiouring._fsop cimport close_soon, encode_path, plain_path, stat_result
+from aiouring._fsprep cimport prep_statx
+from aiouring._loop cimport LoopCore
+from aiouring._operation cimport Operation
+from aiouring._prep cimport (
+    prep_close,
+    prep_close_direct,
+    prep_fsync,
+    prep_openat_direct,
+    prep_read,
+    prep_recv,
+    prep_send,
+    prep_timeout,
+    prep_write,
+    use_registered_file,
+)
+from aiouring._sockop cimport SocketOperation, SocketUse
+from aiouring.uapi cimport *
+
+import math
+import os
+import socket
+import weakref
+
+cdef extern from "Python.h":
+    int PySys_Audit(const char *event, const char *format, ...) except -1
+    int INT_MAX
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_WAITALL, MSG_NOSIGNAL, SOCK_STREAM
+
+cdef extern from "<fcntl.h>" nogil:
+    int AT_FDCWD, AT_SYMLINK_NOFOLLOW
+
+cdef extern from "<errno.h>" nogil:
+    int ENODATA
+
+cdef enum:
+    LINKS_MAX = 128
+    PATH_BYTES_MAX = 4096       # with its zero
+    KERNEL_AT_NO_AUTOMOUNT = 0x800
+    KERNEL_AT_EMPTY_PATH = 0x1000
+    KERNEL_STATX_BASIC_STATS = 0x7FF
+
+LINKS = LINKS_MAX
+MOVES = (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV)
+
+cdef int64_t OFFSET_MAX = 0x7FFFFFFFFFFFFFFF
+cdef double TIMEOUT_MAX_S = 1e9
+cdef tuple KIND_NAMES = ("open", "read", "write", "send", "recv", "fsync", "close", "statx", "timeout", "bpf")
+cdef object socket_socket = socket.socket
+
+
+cdef class ChainFile:
+    def __cinit__(self):
+        self.fd = self.slot = self.number = -1
+
+    cdef int take(self, ChainLinks run) except -1:
+        """At the submission: make sure that the file stays what it is."""
+        cdef LoopCore loop = run.loop
+        cdef int fd
+        if self.direct:
+            self.slot = loop.ring.reserve_file()
+            if self.slot < 0:
+                raise OSError(ENFILE, "the ring's table of registered files is full, or this kernel has none: open() in a chain needs a place there")
+            return 0
+        if self.descriptor is not None:
+            if self.descriptor.loop is not loop:
+                raise RuntimeError(f"{self.named!r} belongs to another event loop")
+            self.descriptor.check_open()
+            self.descriptor.users += 1
+            self.entered = True
+            self.fd = self.descriptor.fd
+            return 0
+        if self.hold is not None:
+            self.hold.begin(run)
+            fd = self.hold.fd
+        else:
+            fd = self.named if isinstance(self.named, int) else self.named.fileno()
+            if fd < 0:
+                raise OSError(EBADF, os.strerror(EBADF))
+            if loop.has_transport(fd):
+                loop._ensure_fd_no_transport(fd)
+        self.number = fd
+        self.fd = fd
+        if self.by_number:
+            self.fd = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+            self.duplicate = True
+            return 0
+        self.slot = loop.ring.register_file(fd)
+        if self.slot < 0:
+            self.fd = os.dup(fd)            # or EBADF
+            self.duplicate = True
+        return 0
+
+    cdef bint can_be_taken_again(self) except -1:
+        """After the ring was replaced: whether the same file is still to be had."""
+        if self.direct or self.descriptor is not None or self.duplicate:
+            return True
+        return not isinstance(self.named, int) and self.named.fileno() == self.number
+
+    cdef void give_back(self, ChainLinks run) noexcept:
+        cdef LoopCore loop = run.loop
+        if self.slot >= 0:
+            if loop.ring is run.ring:       # else that ring has closed it
+                if self.direct and (self.closed or not self.opened):
+                    loop.ring.return_file(self.slot)
+                else:
+                    loop.ring.unregister_file(self.slot)
+            self.slot = -1
+        if self.duplicate:
+            self.duplicate = False
+            if self.hold is not None:
+                posix_close(self.fd)
+            else:
+                close_soon(loop, self.fd)
+        if self.entered:
+            self.entered = False
+            leave_file(self.descriptor, loop)
+        if self.hold is not None:
+            self.hold.end()
+
+    def __dealloc__(self):
+        # Its loop was closed, and with the ring went the place in its table.
+        if self.duplicate:
+            posix_close(self.fd)
+
+
+cdef void leave_file(Descriptor descriptor, LoopCore loop) noexcept:
+    try:
+        descriptor.leave()
+    except BaseException as exc:
+        loop.call_exception_handler({"message": "A file's close, which had waited for a chain, failed", "exception": exc})
+
+
+@cython.final
+cdef class SocketHold(SocketOperation):
+    def __cinit__(self):
+        self.state = OVER           # nobody awaits it
+
+    cdef str name(self):
+        return "Chain"
+
+    cdef int begin(self, ChainLinks run) except -1:
+        self.loop = run.loop
+        self.run = weakref.ref(run)
+        self.attach()
+        return 0
+
+    cdef void end(self) noexcept:
+        cdef object kept = self.sock
+        try:
+            self.over()
+        except BaseException as exc:
+            self.loop.call_exception_handler({"message": "A chain's socket could not be let go of", "exception": exc})
+        self.sock = kept            # a chain that begins again begins with it
+        self.run = None
+        self.use = None
+
+    cdef bint idle(self) noexcept:
+        cdef ChainLinks chain = self.chain()
+        return chain is None or chain.idle()
+
+    cdef ChainLinks chain(self):
+        return None if self.run is None else <ChainLinks>self.run()
+
+    cdef int stop(self) except -1:
+        cdef ChainLinks chain = self.chain()
+        chain.socket_gone = True
+        return chain.stop()
+
+
+@cython.final
+cdef class ChainLinks(Operation):
+    """The links of a chain, in their order."""
+
+    def __cinit__(self):
+        self.files = []
+        self.known_files = {}
+        self.names = []
+        self.paths = []
+        self.operations = []
+        self.operands = {}
+
+    cdef str name(self):
+        return "Chain"
+
+    cdef str kind_name(self, uint32_t at):
+        return KIND_NAMES[<int>self.links[at].kind]
+
+    # -- links ------------------------------------------------------------------------------------------------------------------------
+
+    cdef chain_link *new_link(self, link_kind kind, bint hard, object name) except NULL:
+        cdef chain_link *links
+        cdef uint32_t room
+        if self.state != NEW:
+            raise RuntimeError("this chain was submitted already: make another one")
+        if self.building:
+            raise RuntimeError("a link is being added to this chain, by code that one of its arguments runs")
+        if self.count == LINKS_MAX:
+            raise ValueError(f"a chain has up to {LINKS_MAX} links")
+        if self.count == self.room:
+            room = max(4, 2 * self.room)
+            links = <chain_link *>PyMem_RawRealloc(self.links, room * sizeof(chain_link))
+            if links == NULL:
+                raise MemoryError("no memory for a chain's links")
+            self.links = links
+            self.room = room
+        memset(&self.links[self.count], 0, sizeof(chain_link))
+        self.links[self.count].kind = kind
+        self.links[self.count].hard = hard
+        self.links[self.count].file = self.links[self.count].folder = -1
+        self.names.append(name)
+        self.paths.append(None)
+        self.operations.append(None)
+        self.count += 1
+        self.building = True
+        return &self.links[self.count - 1]
+
+    cdef int drop_link(self) except -1:
+        """The one that was made last, whose arguments were wrong."""
+        self.count -= 1
+        self.building = False
+        drop_memory(&self.links[self.count])
+        del self.names[self.count:]
+        del self.paths[self.count:]
+        del self.operations[self.count:]
+        return 0
+
+    cdef int add_file(self, object file, bint by_number) except -1:
+        """The index of what stands for this file in the chain."""
+        cdef ChainFile found
+        if isinstance(file, ChainFile):
+            for index, known in enumerate(self.files):
+                if known is file:
+                    return index
+            raise ValueError("this file is opened by another chain")
+        key = (file if isinstance(file, int) else id(file), by_number)
+        index = self.known_files.get(key)
+        if index is not None:
+            return index
+        found = ChainFile()
+        found.named = file
+        found.by_number = by_number
+        if isinstance(file, DescriptorView):
+            found.descriptor = (<DescriptorView>file).descriptor
+        elif isinstance(file, socket_socket):
+            found.hold = SocketHold.__new__(SocketHold)
+            found.hold.sock = file
+        elif isinstance(file, int):
+            if file < 0 or file > INT_MAX:
+                raise ValueError(f"a descriptor is a number from 0 on, not {file}")
+        elif not hasattr(file, "fileno"):
+            raise TypeError(f"a link's file is a descriptor, an object with fileno(), or the chain's open(), not {type(file).__name__}")
+        self.files.append(found)
+        self.known_files[key] = len(self.files) - 1
+        return len(self.files) - 1
+
+    cdef int set_number(self, object value, str name, int64_t *plain, uint8_t *source, int64_t *add, int64_t most) except -1:
+        """A plain number, or (index of a link, number to add)."""
+        cdef uint32_t at
+        if not isinstance(value, tuple):
+            if not isinstance(value, int):
+                raise TypeError(f"{name} is a number or an earlier link's result, not {type(value).__name__}")
+            if value < 0 or value > most:
+                raise ValueError(f"{name} is from 0 to {most:,}, not {value:,}")
+            plain[0] = value
+            return 0
+        at = value[0]
+        if at + 1 >= self.count:
+            raise ValueError(f"{name}: a link takes results of links before it")
+        if self.links[at].kind not in (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV, LINK_BPF):
+            raise TypeError(f"{name}: a link of {KIND_NAMES[<int>self.links[at].kind]}() has no number to take")
+        source[0] = <uint8_t>(at + 1)
+        add[0] = value[1]
+        self.links[at].taken = True
+        self.carries = True
+        return 0
+
+    cdef int set_buffer(self, chain_link *link, object buffer, object length, int flags) except -1:
+        cdef int64_t wanted
+        PyObject_GetBuffer(buffer, &link.view, flags)
+        link.has_view = True
+        if link.view.len > REQUEST_BYTES_MAX:
+            raise ValueError(f"one request moves up to {REQUEST_BYTES_MAX:,} bytes, and this buffer has {link.view.len:,}")
+        link.limit = <uint32_t>link.view.len
+        wanted = link.view.len
+        if length is not None:
+            self.set_number(length, "length", &wanted, &link.length_from, &link.length_add, link.view.len)
+        link.wanted = <uint32_t>wanted
+        return 0
+
+    cdef int set_position(self, chain_link *link, object offset) except -1:
+        link.offset = -1
+        if offset is not None:
+            self.set_number(offset, "offset", &link.offset, &link.offset_from, &link.offset_add, OFFSET_MAX)
+        elif (<ChainFile>self.files[link.file]).descriptor is not None:
+            raise ValueError("a file of aiouring.open() keeps its position itself: say offset=")
+        return 0
+
+    def add_open(self, path, int flags, uint32_t mode, dir_fd, bint hard):
+        """A direct descriptor. Returns what later links take as their file."""
+        cdef chain_link *link = self.new_link(LINK_OPEN, hard, None)
+        cdef ChainFile opened = ChainFile()
+        cdef uint32_t at = self.count - 1
+        try:
+            named = plain_path("open", path)
+            self.names[at] = named
+            self.paths[at] = encode_path("open", named)
+            link.flags = flags
+            link.mode = mode
+            if dir_fd is not None:
+                link.folder = self.add_file(dir_fd, True)
+            PySys_Audit("open", "OOi", <PyObject *>named, <PyObject *>None, flags)
+        except BaseException:
+            self.drop_link()
+            raise
+        opened.direct = True
+        opened.named = named
+        self.files.append(opened)
+        link.file = len(self.files) - 1
+        self.building = False
+        return opened
+
+    def add_move(self, int kind_number, file, buffer, length, offset, bint whole, bint hard):
+        """read, write, send, recv."""
+        cdef link_kind kind = <link_kind>kind_number
+        cdef chain_link *link = self.new_link(kind, hard, None)
+        try:
+            if kind == LINK_SEND or kind == LINK_RECV:
+                if isinstance(file, (ChainFile, DescriptorView)):
+                    raise TypeError(f"{KIND_NAMES[<int>kind]}() is for sockets, not for {type(file).__name__}")
+            elif isinstance(file, socket_socket):
+                raise TypeError(f"{KIND_NAMES[<int>kind]}() is for files: with a socket use send() and recv()")
+            link.file = self.add_file(file, False)
+            link.whole = whole
+            self.set_buffer(link, buffer, length, PyBUF_WRITABLE if kind == LINK_READ or kind == LINK_RECV else PyBUF_SIMPLE)
+            if kind == LINK_READ or kind == LINK_WRITE:
+                self.set_position(link, offset)
+        except BaseException:
+            self.drop_link()
+            raise
+        self.building = False
+
+    def add_fsync(self, file, bint data_only, bint hard):
+        """fsync, fdatasync."""
+        cdef chain_link *link = self.new_link(LINK_FSYNC, hard, None)
+        try:
+            link.file = self.add_file(file, False)
+            link.flags = IORING_FSYNC_DATASYNC if data_only else 0
+        except BaseException:
+            self.drop_link()
+            raise
+        self.building = False
+
+    def add_close(self, file, bint hard):
+        """Of what the chain opened, or of a descriptor by its number."""
+        cdef chain_link *link = self.new_link(LINK_CLOSE, hard, None)
+        try:
+            if isinstance(file, ChainFile):
+                link.file = self.add_file(file, False)
+            elif not isinstance(file, int):
+                raise TypeError(f"close() is for what the chain opened and for descriptors by their numbers; {type(file).__name__} "
+                                "has a close() of its own, which must hear of it")
+            elif file < 0 or file > INT_MAX:
+                raise ValueError(f"a descriptor is a number from 0 on, not {file}")
+            else:
+                link.flags = file
+        except BaseException:
+            self.drop_link()
+            raise
+        self.building = False
+
+    def add_statx(self, path, dir_fd, bint follow_symlinks, bint hard):
+        """os.stat()."""
+        cdef chain_link *link = self.new_link(LINK_STATX, hard, None)
+        cdef uint32_t at = self.count - 1
+        try:
+            link.memory = PyMem_RawCalloc(1, sizeof(aiouring_statx))
+            if link.memory == NULL:
+                raise MemoryError("no memory for a link's result")
+            link.flags = KERNEL_AT_NO_AUTOMOUNT
+            if isinstance(path, ChainFile):
+                raise TypeError("statx() cannot look at what the chain opened: the kernel has no such request. Give it the path")
+            if isinstance(path, (str, bytes)) or hasattr(type(path), "__fspath__"):
+                named = plain_path("stat", path)
+                self.names[at] = named
+                self.paths[at] = encode_path("stat", named)
+                if dir_fd is not None:
+                    link.folder = self.add_file(dir_fd, True)
+                if not follow_symlinks:
+                    link.flags |= AT_SYMLINK_NOFOLLOW
+            else:
+                if dir_fd is not None:
+                    raise ValueError("stat: can't specify dir_fd without matching path")
+                if not follow_symlinks:
+                    raise ValueError("stat: cannot use fd and follow_symlinks together")
+                link.folder = self.add_file(path, True)
+                self.paths[at] = b""
+                link.flags |= KERNEL_AT_EMPTY_PATH
+        except BaseException:
+            self.drop_link()
+            raise
+        self.building = False
+
+    def add_timer(self, seconds, bint hard):
+        """A pause."""
+        cdef chain_link *link
+        cdef aiouring_timespec *duration
+        cdef double wanted = seconds
+        if not 0 <= wanted:
+            raise ValueError(f"a pause is a time in seconds, not {seconds!r}")
+        wanted = min(wanted, TIMEOUT_MAX_S)
+        link = self.new_link(LINK_TIMER, hard, None)
+        link.memory = PyMem_RawCalloc(1, sizeof(aiouring_timespec))
+        if link.memory == NULL:
+            self.drop_link()
+            raise MemoryError("no memory for a link's duration")
+        duration = <aiouring_timespec *>link.memory
+        duration.tv_sec = <int64_t>math.floor(wanted)
+        duration.tv_nsec = <int64_t>((wanted - duration.tv_sec) * 1e9)
+        self.building = False
+
+    def add_bpf(self, OpCore op not None, tuple buffers, flags, length, bint hard):
+        """A BPF operation."""
+        cdef chain_link *link = self.new_link(LINK_BPF, hard, None)
+        cdef BpfRequest request
+        cdef int64_t wanted = 0
+        try:
+            request = new_bpf_request(op, buffers, flags, None if isinstance(length, tuple) else length)
+            self.operations[self.count - 1] = request
+            self.operands[self.count - 1] = buffers
+            if isinstance(length, tuple):
+                if not buffers:
+                    raise ValueError(f"{op.name}: there is no buffer that could have a length")
+                link.limit = <uint32_t>request.views[0].len
+                self.set_number(length, "length", &wanted, &link.length_from, &link.length_add, link.limit)
+            if not request.native():
+                self.carries = True
+                link.memory = PyMem_RawCalloc(1, sizeof(aiouring_timespec))     # of the request that waits while Python runs it
+                if link.memory == NULL:
+                    raise MemoryError("no memory for a link's duration")
+                (<aiouring_timespec *>link.memory).tv_sec = <int64_t>TIMEOUT_MAX_S
+        except BaseException:
+            self.drop_link()
+            raise
+        self.building = False
+
+    # -- requests ------------------------------------------------------------------------------------------------------------------------
+
+    cdef int take_files(self) except -1:
+        """At the submission. What was taken before an exception, release() gives back."""
+        cdef ChainFile file
+        self.ring = self.loop.ring
+        for file in self.files:
+            file.take(self)
+        return self.use_kept()
+
+    cdef int use_kept(self) except -1:
+        """What cancelled receives had left comes before anything that a receive of ours brings."""
+        cdef uint32_t at
+        cdef SocketHold hold
+        for at in range(self.count):
+            if self.links[at].kind == LINK_RECV:
+                hold = (<ChainFile>self.files[self.links[at].file]).hold
+                if hold is not None and hold.use is not None and hold.use.received is not None:
+                    self.take_kept(at, hold)
+        return 0
+
+    cdef int take_kept(self, uint32_t at, SocketHold hold) except -1:
+        cdef chain_link *link = &self.links[at]
+        cdef SocketUse use = hold.use
+        cdef uint32_t most = link.wanted if link.length_from == 0 else link.limit, size
+        cdef const unsigned char[:] bytes_of
+        cdef bint stream = use.kind == SOCK_STREAM
+        while use.received is not None and link.base < most:
+            item = use.received[0]
+            if isinstance(item, BaseException):
+                if link.base == 0:
+                    del use.received[0]
+                    if not use.received:
+                        use.received = None
+                    raise item
+                break
+            data = item[0]
+            size = <uint32_t>min(<Py_ssize_t>len(data), <Py_ssize_t>(most - link.base))
+            memcpy(<char *>link.view.buf + link.base, PyBytes_AS_STRING(data), size)
+            link.base += size
+            if hold.taken is None:
+                hold.taken = []
+            if stream and size < <uint32_t>len(data):
+                use.received[0] = (data[size:], item[1])
+                hold.taken.append((at, (data[:size], item[1])))
+            else:
+                del use.received[0]
+                if not use.received:
+                    use.received = None
+                hold.taken.append((at, item))
+            if not stream or not link.whole:
+                break
+        return 0
+
+    cdef void put_back(self) noexcept:
+        """What was left for receives that did not run, or that wanted less, is left again."""
+        cdef ChainFile file
+        cdef chain_link *link
+        cdef SocketHold hold
+        cdef uint32_t used
+        cdef list back
+        for file in self.files:
+            hold = file.hold
+            if hold is None or hold.taken is None:
+                continue
+            taken, hold.taken = hold.taken, None
+            back = []
+            spent = {}
+            for at, item in taken:
+                link = &self.links[<uint32_t>at]
+                used = link.base if link.over and link.result >= 0 else 0
+                left = used - spent.get(at, 0)
+                if left >= len(item[0]):
+                    spent[at] = spent.get(at, 0) + len(item[0])
+                elif hold.use.kind == SOCK_STREAM or left <= 0:
+                    back.append((item[0][max(left, 0):], item[1]))
+                    spent[at] = used
+            if back:
+                hold.use.received = back + (hold.use.received or [])
+
+    cdef void fill(self, uint32_t at, io_uring_sqe *sqe) noexcept:
+        """The one place where a link becomes a request."""
+        cdef chain_link *link = &self.links[at]
+        cdef ChainFile file = self.files[link.file] if link.file >= 0 else None
+        cdef int folder = AT_FDCWD
+        cdef char *memory = <char *>link.view.buf
+        if link.folder >= 0:
+            folder = (<ChainFile>self.files[link.folder]).fd
+        if link.kind == LINK_OPEN:
+            prep_openat_direct(sqe, folder, PyBytes_AS_STRING(self.paths[at]), link.flags, link.mode, file.slot)
+            return
+        if link.kind == LINK_STATX:
+            prep_statx(sqe, folder, PyBytes_AS_STRING(self.paths[at]), <uint32_t>link.flags, KERNEL_STATX_BASIC_STATS, <aiouring_statx *>link.memory)
+            return
+        if link.kind == LINK_TIMER:
+            prep_timeout(sqe, <aiouring_timespec *>link.memory)
+            return
+        if link.kind == LINK_BPF:
+            (<BpfRequest>self.operations[at]).fill(sqe)
+            return
+        if link.kind == LINK_CLOSE:
+            if file is None:
+                prep_close(sqe, link.flags)
+            else:
+                prep_close_direct(sqe, file.slot)
+            return
+        if link.kind == LINK_READ:
+            prep_read(sqe, file.fd, memory, link.wanted, <uint64_t>link.offset)
+        elif link.kind == LINK_WRITE:
+            prep_write(sqe, file.fd, memory, link.wanted, <uint64_t>link.offset)
+        elif link.kind == LINK_SEND:
+            prep_send(sqe, file.fd, memory, link.wanted, MSG_WAITALL | MSG_NOSIGNAL)
+        elif link.kind == LINK_FSYNC:
+            prep_fsync(sqe, file.fd, <uint32_t>link.flags)
+        elif link.base and not self.in_hook and (not link.whole or link.base == link.wanted):
+            sqe.opcode = IORING_OP_NOP
+            return
+        elif self.in_hook:
+            prep_recv(sqe, file.fd, memory, link.wanted, MSG_WAITALL if link.whole else 0)      # the program goes on behind what is there
+        else:
+            prep_recv(sqe, file.fd, memory + link.base, link.wanted - link.base, MSG_WAITALL if link.whole else 0)
+        use_registered_file(sqe, file.slot)
+
+    # -- how they ended --------------------------------------------------------------------------------------------------------------------
+
+    cdef bint severs(self, uint32_t at) noexcept:
+        """Whether the kernel would sever a linked chain by itself where this link fails. An fsync's and a statx's error is nothing to it."""
+        return self.links[at].hard or (self.links[at].kind != LINK_FSYNC and self.links[at].kind != LINK_STATX)
+
+    cdef bint by_descriptor(self, uint32_t at) noexcept:
+        """Whether it is a statx of an open file."""
+        return self.links[at].kind == LINK_STATX and self.links[at].flags & KERNEL_AT_EMPTY_PATH != 0
+
+    cdef bint may_be_refused(self, uint32_t at) noexcept:
+        """Whether the kernel may refuse it while it is submitted, with all that it is linked to: a path that is none is looked at then."""
+        path = self.paths[at]
+        return path is not None and (len(path) >= PATH_BYTES_MAX or (len(path) == 0 and not self.by_descriptor(at)))
+
+    cdef bint may_be_short(self, uint32_t at) noexcept:
+        """Whether it may move less than it was asked for: where somebody takes the result, or reads what nothing follows."""
+        cdef chain_link *link = &self.links[at]
+        if link.taken or link.hard:
+            return True
+        if link.kind == LINK_READ or (link.kind == LINK_RECV and link.whole):
+            return at + 1 == self.count
+        return link.kind != LINK_WRITE and link.kind != LINK_SEND
+
+    cdef bint is_short(self, uint32_t at) noexcept:
+        return not self.may_be_short(at) and 0 <= self.links[at].result < <int64_t>self.links[at].wanted
+
+    cdef bint has_failed(self, uint32_t at) noexcept:
+        cdef chain_link *link = &self.links[at]
+        if not link.over:
+            return True
+        if link.result < 0:
+            return not (link.kind == LINK_TIMER and link.result == -ETIME)
+        return self.is_short(at)
+    cdef object value_of(self, uint32_t at):
+        cdef chain_link *link = &self.links[at]
+        if link.kind in (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV):
+            return link.result
+        if link.kind == LINK_STATX:
+            return stat_result(<aiouring_statx *>link.memory)
+        if link.kind == LINK_BPF:
+            return (<BpfRequest>self.operations[at]).result()
+        return None
+
+    cdef object error_of(self, uint32_t at):
+        """The plain OSError of a link that failed or did not run."""
+        cdef chain_link *link = &self.links[at]
+        cdef int error = <int>-link.result
+        if not link.over:
+            return OSError(ECANCELED, "it did not run")
+        if link.kind == LINK_BPF:
+            return (<BpfRequest>self.operations[at]).op.error(<int32_t>link.result)
+        if link.result >= 0:
+            error = EIO if link.kind == LINK_WRITE or link.kind == LINK_SEND else ENODATA
+            return OSError(error, f"{link.result} of {link.wanted} bytes")
+        name = self.names[at]
+        return OSError(error, os.strerror(error)) if name is None else OSError(error, os.strerror(error), name)
+
+
+    cdef int note_ends(self) except -1:
+        """What the completions say of files."""
+        cdef ChainFile file
+        cdef uint32_t at
+        for at in range(self.count):
+            if self.links[at].file < 0 or not self.links[at].over or self.links[at].result < 0:
+                continue
+            file = self.files[self.links[at].file]
+            if self.links[at].kind == LINK_OPEN:
+                file.opened = True
+            elif self.links[at].kind == LINK_CLOSE:
+                file.closed = True
+            elif self.links[at].kind == LINK_WRITE and file.descriptor is not None:
+                file.descriptor.wrote()
+        return 0
+
+    cdef void give_files_back(self) noexcept:
+        cdef ChainFile file
+        if self.loop is None:
+            return
+        self.put_back()
+        for file in self.files:
+            file.give_back(self)
+
+    cdef void release(self) noexcept:
+        """Buffers, paths and files: at the last completion, or when the chain is dropped."""
+        cdef uint32_t at
+        self.give_files_back()
+        for at in range(self.count):
+            drop_memory(&self.links[at])
+            if self.operations[at] is not None:
+                (<BpfRequest>self.operations[at]).release()
+        self.files = []
+        self.known_files = {}
+        self.paths = []
+        self.operands = {}
+
+    def __dealloc__(self):
+        cdef uint32_t at
+        for at in range(self.count):
+            drop_memory(&self.links[at])
+        PyMem_RawFree(self.links)
+        self.links = NULL
+
+
+cdef void drop_memory(chain_link *link) noexcept:
+    if link.has_view:
+        link.has_view = False
+        PyBuffer_Release(&link.view)
+    PyMem_RawFree(link.memory)
+    link.memory = NULL
