@@ -135,26 +135,25 @@ int BPF_PROG(range_issue, struct uring_bpf_data *data)
 }
 
 /* Reads its buffer `flags` times, or until it is told to end. */
-struct slow {
-	struct uring_bpf_data *data;
-	int ret;
-};
-
 SEC("struct_ops.s/issue_fn")
 int BPF_PROG(slow_issue, struct uring_bpf_data *data)
 {
 	__u8 bytes[16] = {};
-	int i, ret;
+	int i, j, ret;
 
 	count(issued);
-	bpf_for (i, 0, 1 << 30) {
-		if (i >= data->flags)
-			break;
-		ret = uring_bpf_read(data, 0, 0, bytes, sizeof(bytes));
-		if (ret)
-			return ret;
-		counts.steps++;
+	/* One loop has 2^23 steps at most. */
+	bpf_for (i, 0, 1024) {
+		bpf_for (j, 0, 1 << 21) {
+			if ((__u64)i * (1 << 21) + j >= data->flags)
+				goto done;
+			ret = uring_bpf_read(data, 0, 0, bytes, sizeof(bytes));
+			if (ret)
+				return ret;
+			counts.steps++;
+		}
 	}
+done:
 	uring_bpf_set_result(data, 1);
 	return 0;
 }

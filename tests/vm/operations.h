@@ -121,6 +121,8 @@ void world_open(struct world *world, unsigned ring_flags);
 void world_close(struct world *world);
 /* An SQE for one operation on the world's ring; the request is the caller's until its completion. */
 struct io_uring_sqe *operate(struct ring *ring, int device, int operation, struct uring_bpf_request *request);
+/* The same for a request that may lie anywhere. */
+struct io_uring_sqe *operate_at(struct ring *ring, int device, int operation, uint64_t address);
 int32_t run(struct world *world, int operation, struct uring_bpf_request *request);
 
 #endif

@@ -181,7 +181,7 @@ void world_close(struct world *world)
 	ring_close(&world->ring);
 }
 
-struct io_uring_sqe *operate(struct ring *ring, int device, int operation, struct uring_bpf_request *request)
+struct io_uring_sqe *operate_at(struct ring *ring, int device, int operation, uint64_t address)
 {
 	struct io_uring_sqe *sqe = ring_sqe(ring);
 
@@ -189,18 +189,25 @@ struct io_uring_sqe *operate(struct ring *ring, int device, int operation, struc
 		sqe->opcode = IORING_OP_URING_CMD;
 		sqe->fd = device;
 		sqe->cmd_op = ids[operation];
-		memcpy(sqe->cmd, &request, sizeof(request));
-		for (unsigned i = 0; i < URING_BPF_BUFFERS_MAX; i++)
-			if (request && request->buffers[i].type == IO_BPF_BUF_FIXED && i < request->buffer_count) {
-				sqe->rw_flags = COMMAND_FIXED;
-				sqe->buf_index = request->buffers[i].buf_index;
-			}
+		memcpy(sqe->cmd, &address, sizeof(address));
 	} else {
 		sqe->opcode = opcode_number;
 		sqe->fd = -1;
 		sqe->rw_flags = (unsigned)ids[operation] << 24;
-		sqe->addr = (uintptr_t)request;
+		sqe->addr = address;
 	}
+	return sqe;
+}
+
+struct io_uring_sqe *operate(struct ring *ring, int device, int operation, struct uring_bpf_request *request)
+{
+	struct io_uring_sqe *sqe = operate_at(ring, device, operation, (uintptr_t)request);
+
+	for (unsigned i = 0; engine == MODULE && i < URING_BPF_BUFFERS_MAX && i < request->buffer_count; i++)
+		if (request->buffers[i].type == IO_BPF_BUF_FIXED) {
+			sqe->rw_flags = COMMAND_FIXED;
+			sqe->buf_index = request->buffers[i].buf_index;
+		}
 	return sqe;
 }
 
