@@ -1023,7 +1023,7 @@ static unsigned programs(void)
 /* Module and programs come and go; with nothing left of them. */
 static void loading(void)
 {
-	unsigned before = programs(), times = getenv("OPERATIONS_TIMES") ? atoi(getenv("OPERATIONS_TIMES")) : 200;
+	unsigned before = programs(), times = getenv("OPERATIONS_TIMES") && *getenv("OPERATIONS_TIMES") ? atoi(getenv("OPERATIONS_TIMES")) : 200;
 
 	for (unsigned i = 0; i < times; i++) {
 		struct world world;
@@ -1059,7 +1059,7 @@ static long kilobytes(const char *file, const char *key)
 /* Many operations leave nothing. */
 static void million(void)
 {
-	unsigned total = getenv("OPERATIONS_TIMES") ? atoi(getenv("OPERATIONS_TIMES")) : 1000000, warm = total / 10;
+	unsigned total = getenv("OPERATIONS_TIMES") && *getenv("OPERATIONS_TIMES") ? atoi(getenv("OPERATIONS_TIMES")) : 1000000, warm = total / 10;
 	struct world world;
 	uint8_t *memory = pages(2);
 	struct uring_bpf_request requests[32];
