@@ -18,8 +18,8 @@ EXTRA_FLAGS = os.environ.get("AIOURING_CFLAGS", "").split()
 
 PROGRAMS = Path("bpf_progs")
 
-# What an extension has beside its .pyx: the hook programs that ship, for the engine that runs them in the process.
-MORE_SOURCES = {"_hook": [str(PROGRAMS / "inline.c")]}
+# What an extension has beside its .pyx: the programs that ship, for the engine that runs them in the process.
+MORE_SOURCES = {"_hook": [str(PROGRAMS / "inline.c")], "_bpfop": [str(PROGRAMS / "ops" / "inline.c")]}
 
 extensions = [
     Extension(
@@ -28,7 +28,7 @@ extensions = [
         include_dirs=[str(PACKAGE / "include"), str(PROGRAMS / "include")],
         extra_compile_args=["-O2", "-Wall", "-Wno-unused-function", "-Wno-sign-compare", *EXTRA_FLAGS],
         extra_link_args=EXTRA_FLAGS,
-        depends=[str(header) for folder in (PACKAGE, PROGRAMS) for header in sorted([*folder.glob("include/**/*.h"), *folder.glob("*.bpf.c")])],
+        depends=[str(header) for folder in (PACKAGE, PROGRAMS) for header in sorted([*folder.glob("include/**/*.h"), *folder.glob("**/*.bpf.c")])],
     )
     for source in sorted([*PACKAGE.glob("*.pyx"), *PACKAGE.glob("bpf/*.pyx")])
 ]

@@ -149,3 +149,18 @@ cdef inline void prep_fadvise(io_uring_sqe *sqe, int fd, uint64_t offset, uint32
 # 6.9; ask Ring.supports().
 cdef inline void prep_ftruncate(io_uring_sqe *sqe, int fd, uint64_t length) noexcept nogil:
     prep(sqe, IORING_OP_FTRUNCATE, fd, NULL, 0, length)
+
+
+# A BPF operation of the kernel's own. Its opcode is known by the kernel's types alone. `request`: of op_abi.h.
+cdef inline void prep_bpf(io_uring_sqe *sqe, int opcode, int id, const void *request) noexcept nogil:
+    prep(sqe, opcode, -1, request, 0, 0)
+    sqe.op_flags = <uint32_t>id << 24
+
+
+# The same by aiouring's module: `command` is the operation's id and URING_BPF_CMD_*, `buf_index` the registered buffer that it uses, or -1.
+cdef inline void prep_bpf_command(io_uring_sqe *sqe, int device_fd, uint32_t command, const void *request, int buf_index) noexcept nogil:
+    prep(sqe, IORING_OP_URING_CMD, device_fd, NULL, 0, command)
+    sqe.addr3 = <uint64_t>request
+    if buf_index >= 0:
+        sqe.op_flags = IORING_URING_CMD_FIXED
+        sqe.buf_index = <uint16_t>buf_index

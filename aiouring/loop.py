@@ -45,6 +45,9 @@ class Loop(
     It saves the wake-up, which is most of the latency of a short answer, and costs that much of a core each time that nothing comes.
     """
 
+    # What aiouring.bpf loaded for it, once there is something.
+    _operations: Any = None
+
     def __init__(self, *, busy_poll: float = 0.0) -> None:
         if not 0 <= busy_poll <= 1:
             raise ValueError(f"busy_poll is a time in seconds from 0 to 1, not {busy_poll!r}")
@@ -84,6 +87,8 @@ class Loop(
             self._close_signals()
         finally:
             self._close_ring()
+            if self._operations is not None:
+                self._operations.close()
             self._close_polls()
             self._close_children()
             super().close()

@@ -199,6 +199,7 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_OP_SHUTDOWN
         IORING_OP_MSG_RING
         IORING_OP_SEND_ZC
+        IORING_OP_URING_CMD
         IORING_OP_WAITID
         IORING_OP_FTRUNCATE
         IORING_OP_LAST_KNOWN
@@ -255,6 +256,7 @@ cdef extern from "aiouring_uapi.h" nogil:
         IORING_ACCEPT_MULTISHOT
         IORING_POLL_ADD_MULTI
         IORING_FSYNC_DATASYNC
+        IORING_URING_CMD_FIXED
         IORING_ASYNC_CANCEL_ALL
         IORING_ASYNC_CANCEL_FD
         IORING_ASYNC_CANCEL_ANY

@@ -33,22 +33,38 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     ]
 
 
-def takes_hooks() -> bool:
-    """Whether this kernel has the loop hook and this process may load one. Asked without aiouring: where both hold, a build without
-    the loader must fail the tests, not leave them out."""
+def loads_programs() -> bool:
+    """Whether this process may load programs into the kernel. Asked, as all below, without aiouring: where it holds, a build without the loader must
+    fail the tests, not leave them out."""
     bpf_and_perfmon = 1 << 39 | 1 << 38
     (held,) = (int(line.split()[1], 16) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:"))
+    return held & bpf_and_perfmon == bpf_and_perfmon
+
+
+def kernel_knows(name: bytes) -> bool:
+    """Whether a name is among the kernel's types."""
     types = Path("/sys/kernel/btf/vmlinux")
-    return held & bpf_and_perfmon == bpf_and_perfmon and types.exists() and b"\0io_uring_bpf_ops\0" in types.read_bytes()
+    return types.exists() and b"\0" + name + b"\0" in types.read_bytes()
+
+
+# What the tests with a marker need of the kernel.
+NEEDS: dict[str, Callable[[], bool]] = {
+    "kernel_hook": lambda: kernel_knows(b"io_uring_bpf_ops"),
+    "bpf_module": lambda: Path("/dev/aiouring_bpf").exists(),
+    "bpf_opcode": lambda: kernel_knows(b"IORING_OP_BPF"),
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out, rather than skips, the tests of the kernel engine where there is no kernel for it: `make test-vm` runs them, and looks for them
-    by --collect-only on the host."""
-    hooks = [item for item in items if item.get_closest_marker("kernel_hook")]
-    if hooks and not config.option.collectonly and not takes_hooks():
-        config.hook.pytest_deselected(items=hooks)
-        items[:] = [item for item in items if not item.get_closest_marker("kernel_hook")]
+    """Leaves out, rather than skips, the tests of the kernel's engines where there is no kernel for them: `make test-vm` and `make test-vm-opcode` run
+    them, and look for them by --collect-only on the host."""
+    if config.option.collectonly:
+        return
+    for marker, met in NEEDS.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not (loads_programs() and met()):
+            config.hook.pytest_deselected(items=marked)
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 @pytest.hookimpl(wrapper=True)

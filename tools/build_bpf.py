@@ -1,8 +1,8 @@
 """The part of the package's build that has to do with BPF: called by setup.py, which stays as plain as for any Cython package.
 
-Before the extensions are built it puts the headers of hook programs and libbpf's headers for BPF code into `aiouring/bpf/include`, compiles
-`bpf_progs/*.bpf.c` into `aiouring/bpf/objects`, and gives the extension `aiouring.bpf._libbpf` its archives. Both folders are made here and ignored
-by git. A machine without clang or without a libbpf builds all the same, and the build says what is left out.
+Before the extensions are built it puts the headers of programs and libbpf's headers for BPF code into `aiouring/bpf/include`, compiles
+`bpf_progs/*.bpf.c` and `bpf_progs/ops/*.bpf.c` into `aiouring/bpf/objects`, and gives the extensions that call libbpf its archives. Both folders are
+made here and ignored by git. A machine without clang or without a libbpf builds all the same, and the build says what is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tools import find_libbpf
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "aiouring" / "bpf"
 PROGRAMS = ROOT / "bpf_progs"
-LIBBPF_MODULE = "aiouring.bpf._libbpf"
+LIBBPF_MODULES = ("aiouring.bpf._libbpf", "aiouring.bpf._libbpf_op")
 # Of libbpf's headers, those that are included by programs for the kernel.
 BPF_HEADERS = ("bpf_helpers.h", "bpf_helper_defs.h", "bpf_tracing.h", "bpf_core_read.h", "bpf_endian.h")
 
@@ -35,7 +35,7 @@ def load_by_path(path: Path) -> ModuleType:
     return module
 
 
-hooks = load_by_path(PACKAGE / "build.py")
+programs = load_by_path(PACKAGE / "build.py")
 
 
 def copy_if_newer(source: Path, target: Path) -> None:
@@ -55,22 +55,24 @@ def copy_headers(libbpf_include: Path | None) -> None:
 
 def compile_programs() -> None:
     """Compiles what changed; says in one line if there is no clang."""
-    sources = sorted(PROGRAMS.glob("*.bpf.c"))
-    if not sources:
+    objects = [(source, source.name.replace(".bpf.c", ".bpf.o"), ()) for source in sorted(PROGRAMS.glob("*.bpf.c"))]
+    for source in sorted((PROGRAMS / "ops").glob("*.bpf.c")):
+        objects += [(source, source.name.replace(".bpf.c", suffix), defines) for suffix, defines in programs.OPERATION_OBJECTS]
+    if not objects:
         return
-    if hooks.find_clang() is None:
-        print("bpf: there is no clang: the hooks' objects are missing, so the kernel engine has none of the hooks that ship", flush=True)
+    if programs.find_clang() is None:
+        print("bpf: there is no clang: the objects of hooks and operations are missing, so that those that ship run in this process", flush=True)
         return
-    headers = sorted((PACKAGE / "include").rglob("*.h"))
+    headers = [*(PACKAGE / "include").rglob("*.h"), *(PROGRAMS / "ops").glob("*.h")]
     newest_header = max((header.stat().st_mtime_ns for header in headers), default=0)
-    for source in sources:
-        target = PACKAGE / "objects" / source.name.replace(".bpf.c", ".bpf.o")
+    for source, name, defines in objects:
+        target = PACKAGE / "objects" / name
         if target.exists() and target.stat().st_mtime_ns > max(source.stat().st_mtime_ns, newest_header):
             continue
-        print(f"bpf: compiling {source.name}", flush=True)
+        print(f"bpf: compiling {name}", flush=True)
         try:
-            print(hooks.build_object(source, target, [PACKAGE / "include"]), end="", flush=True)
-        except hooks.BuildFailed as error:
+            print(programs.build_object(source, target, [PACKAGE / "include"], defines=defines), end="", flush=True)
+        except programs.BuildFailed as error:
             # A program that is refused is a fault of the sources; a stale object in its place would hide it.
             target.unlink(missing_ok=True)
             raise SystemExit(f"bpf: {error}") from error
@@ -86,13 +88,13 @@ class BuildExtensions(build_ext):  # type: ignore[misc]
         try:
             libbpf = find_libbpf.find_libbpf(folder)
         except find_libbpf.Unavailable as error:
-            print(f"bpf: no libbpf {find_libbpf.VERSION_MIN} or newer: {error}. The kernel engine is not built in.", flush=True)
-            self.extensions = [extension for extension in self.extensions if extension.name != LIBBPF_MODULE]
+            print(f"bpf: no libbpf {find_libbpf.VERSION_MIN} or newer: {error}. Nothing can be loaded into the kernel.", flush=True)
+            self.extensions = [extension for extension in self.extensions if extension.name not in LIBBPF_MODULES]
             copy_headers(None)
         else:
             copy_headers(libbpf.include)
             for extension in self.extensions:
-                if extension.name == LIBBPF_MODULE:
+                if extension.name in LIBBPF_MODULES:
                     extension.include_dirs.append(str(libbpf.include))
                     extension.extra_objects += map(str, libbpf.archives)
                     extension.extra_link_args = [*extension.extra_link_args, *find_libbpf.LINK_ARGUMENTS]

@@ -1,7 +1,7 @@
-"""Compiles a hook program: to an object for the kernel by clang, to a shared library for the inline engine by the C compiler.
+"""Compiles a hook program or an operation: to objects for the kernel by clang, to a shared library for the inline engine by the C compiler.
 
-Called by `python -m aiouring build-hook`, and by the package's own build, which loads this file by its path before anything is built: it needs
-Python's standard library alone and imports nothing of aiouring.
+Called by `python -m aiouring build-hook` and `build-op`, and by the package's own build, which loads this file by its path before anything is built:
+it needs Python's standard library alone and imports nothing of aiouring.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 INCLUDE = Path(__file__).resolve().parent / "include"
 # What bpf_tracing.h and its like call the machines.
 ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "s390x": "s390", "ppc64le": "powerpc"}
 SUFFIX = ".bpf.c"
+# The objects of one operation: how their names end, and what the compiler is told.
+OPERATION_OBJECTS = ((".op.bpf.o", ()), (".run.bpf.o", ("AIOURING_PROG_RUN",)))
 
 
 class BuildFailed(Exception):
@@ -59,8 +62,9 @@ def system_includes(clang: str) -> list[str]:
     return [argument for folder in folders for argument in ("-idirafter", folder)]
 
 
-def build_object(source: Path, target: Path, includes: list[Path], clang: str | None = None) -> str:
-    """Compiles `source` to an object for the kernel, with the types that the kernel and Python read its variables by. Gives the compiler's warnings.
+def build_object(source: Path, target: Path, includes: list[Path], clang: str | None = None, defines: Sequence[str] = ()) -> str:
+    """Compiles `source` to an object for the kernel, with the types that the kernel and Python read its variables by; `defines` are macros. Gives the
+    compiler's warnings.
 
     Raises BuildFailed where there is no clang or it refuses the program.
     """
@@ -73,7 +77,8 @@ def build_object(source: Path, target: Path, includes: list[Path], clang: str | 
     # The types' section names source files; where they lay says nothing to who reads it.
     command += [f"-ffile-prefix-map={source.parent.resolve()}=.", f"-ffile-prefix-map={Path.cwd()}=.", "-fdebug-compilation-dir=."]
     command += [f"-D__TARGET_ARCH_{ARCHITECTURES.get(platform.machine(), platform.machine())}"]
-    command += [*(f"-I{folder}" for folder in includes), *system_includes(clang), "-c", str(source), "-o", str(part)]
+    command += [*(f"-D{name}" for name in defines), *(f"-I{folder}" for folder in includes), *system_includes(clang)]
+    command += ["-c", str(source), "-o", str(part)]
     try:
         warnings = run(command)
         strip = shutil.which("llvm-strip")
@@ -102,37 +107,69 @@ def build_library(source: Path, target: Path, includes: list[Path]) -> str:
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `build-hook` to the commands of the package."""
+    """Adds `build-hook` and `build-op` to the commands of the package."""
     parser = commands.add_parser(
         "build-hook",
         help="compiles a hook program",
         description="Compiles a hook program, NAME.bpf.c, to NAME.bpf.o for the kernel engine and to NAME.bpf.so for the inline engine.",
     )
+    add_arguments(parser, ["both", "kernel", "inline"])
+    parser.set_defaults(run=build_hook)
+    parser = commands.add_parser(
+        "build-op",
+        help="compiles an operation",
+        description="Compiles an operation, NAME.bpf.c, to NAME.op.bpf.o for the engines opcode and module, to NAME.run.bpf.o for prog_run, and to "
+        "NAME.op.so for inline.",
+    )
+    add_arguments(parser, ["all", "kernel", "prog_run", "inline"])
+    parser.set_defaults(run=build_op)
+
+
+def add_arguments(parser: argparse.ArgumentParser, engines: list[str]) -> None:
+    """The arguments of both commands. The first engine stands for all of them."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the program, whose name ends with .bpf.c")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the two files go (default: beside the source)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where the files go (default: beside the source)")
     parser.add_argument("-I", "--include", type=Path, action="append", default=[], metavar="FOLDER", help="another folder of headers")
-    parser.add_argument("--engine", choices=["both", "kernel", "inline"], default="both", help="build for this engine alone")
-    parser.set_defaults(run=main)
+    parser.add_argument("--engine", choices=engines, default=engines[0], help="build for this engine alone")
 
 
-def main(options: argparse.Namespace) -> int:
-    """The command, with its arguments: 0, or 1 where something could not be built, 2 for what is no program's name."""
+# For which engine, how, and how the file's name ends.
+Target = tuple[str, Callable[[Path, Path, list[Path]], str], str]
+
+
+def build_hook(options: argparse.Namespace) -> int:
+    """The command `build-hook`: 0, or 1 where something could not be built, 2 for what is no program's name."""
+    return build_all("build-hook", options, [("kernel", build_object, ".bpf.o"), ("inline", build_library, ".bpf.so")])
+
+
+def build_op(options: argparse.Namespace) -> int:
+    """The command `build-op`, with the same results."""
+
+    def for_prog_run(source: Path, target: Path, includes: list[Path]) -> str:
+        return build_object(source, target, includes, defines=OPERATION_OBJECTS[1][1])
+
+    targets: list[Target] = [("kernel", build_object, ".op.bpf.o"), ("prog_run", for_prog_run, ".run.bpf.o"), ("inline", build_library, ".op.so")]
+    return build_all("build-op", options, targets)
+
+
+def build_all(command: str, options: argparse.Namespace, targets: list[Target]) -> int:
     source: Path = options.source
     if not source.name.endswith(SUFFIX) or not source.is_file():
-        fault = "there is no such file" if source.name.endswith(SUFFIX) else f"the name of a hook program ends with {SUFFIX}"
-        print(f"build-hook: {source}: {fault}", file=sys.stderr)
+        fault = "there is no such file" if source.name.endswith(SUFFIX) else f"the name of a program ends with {SUFFIX}"
+        print(f"{command}: {source}: {fault}", file=sys.stderr)
         return 2
     folder = options.output or source.parent
     name = source.name.removesuffix(SUFFIX)
     includes = [source.parent, *options.include, INCLUDE]
     status = 0
-    for engine, build, target in (("kernel", build_object, folder / f"{name}.bpf.o"), ("inline", build_library, folder / f"{name}.bpf.so")):
-        if options.engine not in ("both", engine):
+    for engine, build, suffix in targets:
+        if options.engine not in ("both", "all", engine):
             continue
+        target = folder / f"{name}{suffix}"
         try:
             warnings = build(source, target, includes)
         except BuildFailed as error:
-            print(f"build-hook: for the {engine} engine: {error}", file=sys.stderr)
+            print(f"{command}: for the {engine} engine: {error}", file=sys.stderr)
             status = 1
         else:
             print(f"{warnings}{target}: for the {engine} engine")

@@ -27,3 +27,11 @@ class HookRefused(HookError):
             text += f"; what was said about it{f', without the first {left_out} lines' if left_out > 0 else ''}:\n{shown}\n"
         super().__init__(errno, text, filename)
         self.log = log
+
+
+class OperationError(HookError):
+    """A call about an operation's object failed. `errno` is the kernel's answer, `filename` the object."""
+
+
+class OperationRefused(HookRefused, OperationError):
+    """The kernel or libbpf refused an operation's object. `log` has everything that they said."""

@@ -25,6 +25,11 @@ def release_has_fault(release: str) -> bool:
     return numbers is not None and tuple(int(number or 0) for number in numbers.groups()) < RELEASE_MIN
 
 
+def missing_capabilities() -> list[str]:
+    """The names of those that this thread lacks to load a program that reads memory."""
+    return [name for name, bit in (("CAP_BPF", CAP_BPF), ("CAP_PERFMON", CAP_PERFMON)) if not holds(bit) and not holds(CAP_SYS_ADMIN)]
+
+
 def why_not() -> str:
     """Why the kernel would load no hook for this process, in one sentence; an empty string if it would."""
     try:
@@ -36,7 +41,7 @@ def why_not() -> str:
         return f"this kernel ({release}) has no loop hook (io_uring_bpf_ops): it came with Linux 7.1"
     if release_has_fault(release):
         return f"this kernel ({release}) has a fault in its loop hook (CVE-2026-72112) that Linux 7.1.5 mended"
-    missing = [name for name, bit in (("CAP_BPF", CAP_BPF), ("CAP_PERFMON", CAP_PERFMON)) if not holds(bit) and not holds(CAP_SYS_ADMIN)]
+    missing = missing_capabilities()
     if missing:
         return f"this process lacks {' and '.join(missing)}, without which the kernel loads no hook"
     return ""

@@ -22,10 +22,7 @@
 #ifndef AIOURING_HOOK_H
 #define AIOURING_HOOK_H
 
-#include "layout.h"
-
-/* For what a program calls: the verifier sees it as a part of the program. */
-#define AIOURING_CODE static inline __attribute__((always_inline, unused))
+#include "common.h"
 
 enum aiouring_verdict {
     AIOURING_CONSUME = 0, /* handled: Python never sees it */
@@ -84,16 +81,6 @@ enum {
     AIOURING_MSG_WAITALL = 0x100,
     AIOURING_MSG_NOSIGNAL = 0x4000,
     AIOURING_SHUT_WR = 1,
-    AIOURING_ENOENT = 2,
-    AIOURING_EINTR = 4,
-    AIOURING_EIO = 5,
-    AIOURING_EAGAIN = 11,
-    AIOURING_EINVAL = 22,
-    AIOURING_EPIPE = 32,
-    AIOURING_ETIME = 62,
-    AIOURING_ETIMEDOUT = 110,
-    AIOURING_EALREADY = 114,
-    AIOURING_ECANCELED = 125,
 };
 
 /* -- the two engines --------------------------------------------------------------------------------------------------------------------------- */
@@ -105,17 +92,12 @@ enum {
 #include "inline.h"
 
 #define AIOURING_LAYOUT(hook, field) ((hook)->layout->field)
-/* AIOURING_REPEAT(n) { ... } AIOURING_REPEAT_END: at most n times; `break` and `continue` work in it, `return` and `goto` out of it do not. */
-#define AIOURING_REPEAT(n) for (aiouring_u32 aiouring_left = (n); aiouring_left--;)
-#define AIOURING_REPEAT_END
 /* For a part of the program that the verifier shall look at by itself, once. Its arguments are numbers, and pointers to structures of at least their
  * type's size, which it must compare with NULL. */
 #define AIOURING_PART static
 #define AIOURING_LOAD_ACQUIRE(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define AIOURING_STORE_RELEASE(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
 #define AIOURING_STORE_RELEASE16(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
-/* Hides a value's origin from the optimizer; only the verifier needs it. */
-#define AIOURING_OPAQUE(value) (void)0
 /* Makes the verifier forget what it knows of a number, by way of some place in the region: a counter that it knows would be a new state in each
  * round of a loop. */
 #define AIOURING_FORGET(value, place) (void)0
@@ -134,9 +116,6 @@ AIOURING_CODE int aiouring_submit(struct aiouring_hook *hook)
 
 #else /* the kernel */
 
-#define AIOURING_SECTION(name) __attribute__((section(name), used))
-#define AIOURING_KFUNC __attribute__((section(".ksyms")))
-
 /* Not a forward declaration: libbpf compares it with the kernel's. */
 struct iou_ctx {
 };
@@ -148,18 +127,12 @@ struct io_uring_bpf_ops {
     aiouring_u32 ring_fd;
     void *priv;
 };
-struct bpf_iter_num {
-    aiouring_u64 opaque[1];
-} __attribute__((aligned(8)));
 
 enum { IOU_LOOP_CONTINUE = 0, IOU_LOOP_STOP = 1 };
 enum { IOU_REGION_MEM = 0, IOU_REGION_CQ = 1, IOU_REGION_SQ = 2 };
 
 extern int bpf_io_uring_submit_sqes(struct iou_ctx *ctx, aiouring_u32 nr) AIOURING_KFUNC;
 extern aiouring_u8 *bpf_io_uring_get_region(struct iou_ctx *ctx, aiouring_u32 region_id, const unsigned long rdwr_buf_size) AIOURING_KFUNC;
-extern int bpf_iter_num_new(struct bpf_iter_num *it, int start, int end) AIOURING_KFUNC;
-extern int *bpf_iter_num_next(struct bpf_iter_num *it) AIOURING_KFUNC;
-extern void bpf_iter_num_destroy(struct bpf_iter_num *it) AIOURING_KFUNC;
 static aiouring_u64 (*aiouring_ktime_get_ns)(void) = (void *)5;
 
 /* Set before the program is loaded, constants for the verifier. */
@@ -174,19 +147,10 @@ struct aiouring_hook {
 };
 
 #define AIOURING_LAYOUT(hook, field) (aiouring_layout.field)
-#define AIOURING_REPEAT(n)                                                                                                                    \
-    {                                                                                                                                         \
-        struct bpf_iter_num aiouring_iter;                                                                                                    \
-        bpf_iter_num_new(&aiouring_iter, 0, (n));                                                                                             \
-        while (bpf_iter_num_next(&aiouring_iter))
-#define AIOURING_REPEAT_END                                                                                                                   \
-    bpf_iter_num_destroy(&aiouring_iter);                                                                                                     \
-    }
 #define AIOURING_PART __attribute__((noinline))
 #define AIOURING_LOAD_ACQUIRE(p) (*(volatile aiouring_u32 *)(p))
 #define AIOURING_STORE_RELEASE(p, value) (*(volatile aiouring_u32 *)(p) = (value))
 #define AIOURING_STORE_RELEASE16(p, value) (*(volatile aiouring_u16 *)(p) = (value))
-#define AIOURING_OPAQUE(value) __asm__ volatile("" : "+r"(value))
 #define AIOURING_FORGET(value, place) (*(volatile aiouring_u64 *)&(place) = (value), (value) = *(volatile aiouring_u64 *)&(place))
 
 AIOURING_CODE aiouring_u64 aiouring_now_ns(void)
@@ -388,8 +352,6 @@ AIOURING_CODE void aiouring_obey(struct aiouring_hook *hook, const struct io_uri
 #define AIOURING_PROGRAM_NAME aiouring_program
 #endif
 
-#define AIOURING_JOIN_(a, b) a##b
-#define AIOURING_JOIN(a, b) AIOURING_JOIN_(a, b)
 #define AIOURING_HOOK(on_cqe)                                                                                                                 \
     static void AIOURING_JOIN(AIOURING_PROGRAM_NAME, _step)(struct aiouring_hook * hook)                                                      \
     {                                                                                                                                         \
