@@ -231,6 +231,38 @@ int BPF_PROG(look_cleanup, struct uring_bpf_data *data)
 	return 0;
 }
 
+/* A loop hook: submits what is queued, waits for as many completions, and gives control back. */
+struct iou_ctx {
+};
+
+struct iou_loop_params {
+	__u32 cq_wait_idx;
+} __attribute__((preserve_access_index));
+
+struct io_uring_bpf_ops {
+	int (*loop_step)(struct iou_ctx *ring, struct iou_loop_params *params);
+	__u32 ring_fd;
+	void *priv;
+};
+
+extern int bpf_io_uring_submit_sqes(struct iou_ctx *ctx, __u32 nr) __ksym;
+
+SEC("struct_ops.s/loop_step")
+int BPF_PROG(loop_step, struct iou_ctx *ring, struct iou_loop_params *params)
+{
+	/* IOU_LOOP_STOP */
+	if (counts.steps++)
+		return 1;
+	counts.seen[0] = bpf_io_uring_submit_sqes(ring, counts.offset);
+	params->cq_wait_idx = counts.seen[1];
+	return 0;
+}
+
+SEC(".struct_ops.link")
+struct io_uring_bpf_ops hook = {
+	.loop_step = (void *)loop_step,
+};
+
 #define ops(name, ...) SEC(".struct_ops.link") struct uring_bpf_ops name = {__VA_ARGS__}
 
 ops(echo, .prep_fn = (void *)prep, .issue_fn = (void *)echo_issue, .fail_fn = (void *)fail, .cleanup_fn = (void *)cleanup);

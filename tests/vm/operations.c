@@ -764,13 +764,28 @@ static void cancellation(void)
 	world_close(&world);
 }
 
+static char state_of(pid_t process)
+{
+	char path[64], line[512], *end;
+	FILE *stream;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", process);
+	stream = fopen(path, "r");
+	TRUE(stream && fgets(line, sizeof(line), stream));
+	fclose(stream);
+	end = strrchr(line, ')');
+	TRUE(end);
+	return end[2];
+}
+
 /* A process that is stopped and goes on is not one whose requests are cancelled. */
 static void stopped_process(void)
 {
 	struct world world;
 	uint8_t memory[16];
-	struct uring_bpf_request request = one_buffer(memory, 16, 20000);
+	struct uring_bpf_request request = one_buffer(memory, 16, INT_MAX);
 	pid_t self = getpid(), child;
+	int status;
 
 	world_open(&world, PLAIN);
 	start_slow(&world, &request, 1);
@@ -778,14 +793,24 @@ static void stopped_process(void)
 	if (child == 0) {
 		for (int i = 0; i < 3; i++) {
 			kill(self, SIGSTOP);
-			usleep(10000);
+			UNTIL(state_of(self) == 'T');
 			kill(self, SIGCONT);
-			usleep(10000);
+			UNTIL(state_of(self) != 'T');
 		}
 		_exit(0);
 	}
-	EQUAL(ring_wait(&world.ring).res, 1);
-	waitpid(child, NULL, 0);
+	TRUE(waitpid(child, &status, 0) == child && status == 0);
+	/* It goes on. */
+	uint64_t steps = __atomic_load_n(&world.loaded.counts->steps, __ATOMIC_ACQUIRE);
+	UNTIL(__atomic_load_n(&world.loaded.counts->steps, __ATOMIC_ACQUIRE) > steps + 1000);
+	EQUAL(world.loaded.counts->cleaned, 0);
+	cancel(&world.ring, 1);
+	for (unsigned i = 0; i < 2; i++) {
+		struct completion cqe = ring_wait(&world.ring);
+
+		if (cqe.user_data == 1)
+			EQUAL(cqe.res, -EINTR);
+	}
 	world_close(&world);
 }
 
@@ -949,6 +974,46 @@ static void forked(void)
 	world_close(&world);
 	close(start[1]);
 	TRUE(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* Operations in a chain that a loop hook submits: the ring has both, and it takes one enter. */
+static void under_a_hook(void)
+{
+	struct world world;
+	struct uring_bpf_request request = no_buffers(9), refused = no_buffers(-EPERM);
+	struct counts *counts;
+	struct bpf_link *hook;
+
+	world_open(&world, PLAIN);
+	counts = world.loaded.counts;
+	hook = bpf_map__attach_struct_ops(bpf_object__find_map_by_name(world.loaded.object, "hook"));
+	TRUE(hook);
+	link_next(nop(&world.ring, 0), 1);
+	link_next(operate(&world.ring, world.device, ECHO, &request), 2);
+	link_next(operate(&world.ring, world.device, RETURNS, &refused), 3);
+	operate(&world.ring, world.device, ECHO, &request)->user_data = 4;
+	__atomic_store_n(world.ring.sq_tail, *world.ring.sq_tail + 4, __ATOMIC_RELEASE);
+	world.ring.queued = 0;
+	counts->offset = 4;
+	counts->seen[1] = *world.ring.cq_tail + 4;
+	EQUAL(ring_enter(&world.ring, 0, 0), 0);
+	EQUAL(counts->seen[0], 4);
+	EQUAL(counts->steps, 2);
+	struct completion cqe;
+	for (unsigned i = 1; i < 5; i++) {
+		static const int wanted[] = {0, 0, 9, -EPERM, -ECANCELED};
+
+		TRUE(ring_peek(&world.ring, &cqe));
+		EQUAL(cqe.user_data, i);
+		EQUAL(cqe.res, wanted[i]);
+	}
+	EQUAL(counts->issued, 2);
+	EQUAL(counts->prepared, counts->cleaned);
+	EQUAL(counts->failed, engine == OPCODE);
+	/* Either goes without the other. */
+	bpf_link__destroy(hook);
+	EQUAL(run(&world, ECHO, &request), 9);
+	world_close(&world);
 }
 
 /* --- the module's own */
@@ -1170,6 +1235,7 @@ static const struct test {
 	{"killed_process", killed_process, 3},
 	{"forked", forked, 3},
 	{"churn", churn, 3},
+	{"under_a_hook", under_a_hook, 3},
 	{"removal", removal, 1},
 	{"loading", loading, 3},
 	{"million", million, 3},

@@ -68,6 +68,15 @@ struct ops {
 	void *functions[4], *priv;
 };
 
+struct hook {
+	void *loop_step;
+	unsigned ring_fd;
+	void *priv;
+};
+
+/* The ring that the object's loop hook is for. */
+extern int hook_ring;
+
 struct ring {
 	int fd;
 	unsigned *sq_head, *sq_tail, *cq_head, *cq_tail, sq_mask, cq_mask, flags, queued;

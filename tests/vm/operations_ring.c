@@ -3,6 +3,7 @@
 
 enum engine engine;
 int opcode_number;
+int hook_ring = -1;
 
 static const char *const names[OPERATIONS] = {"echo", "returns", "refuses", "copy", "range", "slow", "look_around"};
 /* Spread over the whole range: the last is the highest that there is. */
@@ -128,6 +129,8 @@ void load(struct loaded *loaded, int target)
 		ops->id = ids[i];
 		ops->ring_fd = target;
 	}
+	struct hook *hook = bpf_map__initial_value(bpf_object__find_map_by_name(loaded->object, "hook"), &size);
+	hook->ring_fd = hook_ring;
 	if (bpf_object__load(loaded->object))
 		FAIL("loading");
 	bpf_object__for_each_map(map, loaded->object)
@@ -165,6 +168,7 @@ void zero_counts(struct loaded *loaded)
 void world_open(struct world *world, unsigned ring_flags)
 {
 	ring_open(&world->ring, 64, ring_flags);
+	hook_ring = world->ring.fd;
 	world->device = engine == MODULE ? device_open() : -1;
 	load(&world->loaded, engine == MODULE ? world->device : world->ring.fd);
 	for (int i = 0; i < OPERATIONS; i++)
