@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
 /* Operations that try the kernel's side of BPF operations; operations.c runs them. Each counts its calls. They are not those that ship: these return
  * what no operation should, look where they may not, and take as long as they are told to. */
+/* Declared here, since headers may be older than it: the state of bpf_for(). */
+#define bpf_iter_num bpf_iter_num_of_the_header
 #include <linux/bpf.h>
+#undef bpf_iter_num
 #include <linux/types.h>
 #include <stddef.h>
+
+struct bpf_iter_num {
+	__u64 opaque;
+} __attribute__((aligned(8)));
 
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>

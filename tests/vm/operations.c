@@ -1090,6 +1090,7 @@ static void loading(void)
 {
 	unsigned before = programs(), times = getenv("OPERATIONS_TIMES") && *getenv("OPERATIONS_TIMES") ? atoi(getenv("OPERATIONS_TIMES")) : 200;
 
+	only_echo = true;
 	for (unsigned i = 0; i < times; i++) {
 		struct world world;
 		struct uring_bpf_request request = no_buffers(i);

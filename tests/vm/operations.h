@@ -108,6 +108,9 @@ struct loaded {
 	struct counts *counts;
 };
 
+/* Leaves out all operations but one, where loading itself is what is tried. */
+extern bool only_echo;
+
 int device_open(void);
 void load(struct loaded *loaded, int target);
 /* The ids of the operations, in the order in which operations.bpf.c has them. */

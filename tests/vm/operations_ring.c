@@ -115,6 +115,8 @@ static struct bpf_map *map_of(struct loaded *loaded, int operation)
 	return map;
 }
 
+bool only_echo;
+
 void load(struct loaded *loaded, int target)
 {
 	struct bpf_map *map;
@@ -128,9 +130,13 @@ void load(struct loaded *loaded, int target)
 
 		ops->id = ids[i];
 		ops->ring_fd = target;
+		if (only_echo)
+			bpf_map__set_autocreate(map_of(loaded, i), i == ECHO);
 	}
 	struct hook *hook = bpf_map__initial_value(bpf_object__find_map_by_name(loaded->object, "hook"), &size);
 	hook->ring_fd = hook_ring;
+	if (only_echo)
+		bpf_map__set_autocreate(bpf_object__find_map_by_name(loaded->object, "hook"), false);
 	if (bpf_object__load(loaded->object))
 		FAIL("loading");
 	bpf_object__for_each_map(map, loaded->object)
@@ -171,13 +177,13 @@ void world_open(struct world *world, unsigned ring_flags)
 	hook_ring = world->ring.fd;
 	world->device = engine == MODULE ? device_open() : -1;
 	load(&world->loaded, engine == MODULE ? world->device : world->ring.fd);
-	for (int i = 0; i < OPERATIONS; i++)
+	for (int i = 0; i < (only_echo ? 1 : OPERATIONS); i++)
 		world->links[i] = attach(&world->loaded, i);
 }
 
 void world_close(struct world *world)
 {
-	for (int i = 0; i < OPERATIONS; i++)
+	for (int i = 0; i < (only_echo ? 1 : OPERATIONS); i++)
 		bpf_link__destroy(world->links[i]);
 	unload(&world->loaded);
 	if (world->device >= 0)
