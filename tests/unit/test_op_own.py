@@ -348,3 +348,17 @@ def test_objects_tell_nobody_where_they_were_built(built: Path) -> None:
         assert contents.startswith(b"\x7fELF")
         assert os.fsencode(built) not in contents and os.fsencode(ROOT) not in contents
     assert build.INCLUDE.joinpath("aiouring", "op.h").exists()
+
+
+async def test_the_tutorials_operation(engine: Any, tmp_path: Path) -> None:
+    """The program in docs/operations.md is built and runs with every engine."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    (program,) = [block.partition("```")[0] for block in text.split("```c\n")[1:]]
+    (tmp_path / "lower.bpf.c").write_text(program)
+    done = build_op(tmp_path / "lower.bpf.c")
+    assert done.returncode == 0 and "warning" not in done.stdout, done
+    lower = await bpf.Op.load(tmp_path / "lower.bpf.c", engine=engine)
+    target = bytearray(b"Some TEXT, @[ \xc4\n" * 900)
+    assert await lower(target) == 5 * 900
+    assert bytes(target) == b"some text, @[ \xc4\n" * 900
+    lower.close()
