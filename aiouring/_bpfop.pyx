@@ -34,6 +34,7 @@ from aiouring.uapi cimport *
 
 import collections
 import os
+import struct
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
@@ -104,6 +105,22 @@ def shipped():
     return names
 
 
+cdef bint is_whole(bytes image) noexcept:
+    """Whether all that a 64-bit ELF file maps is in it: the loader of a file that was cut would get a SIGBUS."""
+    cdef uint64_t header, count, size, index, offset, length
+    try:
+        header, = struct.unpack_from("<Q", image, 32)
+        size, count = struct.unpack_from("<HH", image, 54)
+        for index in range(count):
+            offset, = struct.unpack_from("<Q", image, header + index * size + 8)
+            length, = struct.unpack_from("<Q", image, header + index * size + 32)
+            if offset + length > <uint64_t>len(image):
+                return False
+    except (struct.error, OverflowError):
+        return False
+    return image[:5] == b"\x7fELF\2"
+
+
 @cython.final
 cdef class Library:
     """A shared library with an operation, loaded from a copy of its own, so that what is built anew is loaded anew."""
@@ -114,6 +131,8 @@ cdef class Library:
 
     def __cinit__(self, path, contents):
         cdef bytes encoded
+        if not is_whole(contents):
+            raise OSError(EINVAL, "this is no shared library, or a part of one", path)
         self.fd = os.memfd_create("aiouring-op", os.MFD_CLOEXEC)
         with open(self.fd, "wb", closefd=False) as copy:
             copy.write(contents)

@@ -34,8 +34,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def loads_programs() -> bool:
-    """Whether this process may load programs into the kernel. Asked, as all below, without aiouring: where it holds, a build without the loader must
-    fail the tests, not leave them out."""
+    """Whether this process may load programs into the kernel. Asked, as all below, without aiouring: where it holds, a build without the loader
+    must fail the tests, not leave them out."""
     bpf_and_perfmon = 1 << 39 | 1 << 38
     (held,) = (int(line.split()[1], 16) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:"))
     return held & bpf_and_perfmon == bpf_and_perfmon
@@ -56,7 +56,7 @@ NEEDS: dict[str, Callable[[], bool]] = {
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out, rather than skips, the tests of the kernel's engines where there is no kernel for them: `make test-vm` and `make test-vm-opcode` run
+    """Leaves out, rather than skips, the tests of the kernel's engines where there is none for them: `make test-vm` and `make test-vm-opcode` run
     them, and look for them by --collect-only on the host."""
     if config.option.collectonly:
         return
