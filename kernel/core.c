@@ -204,11 +204,16 @@ __bpf_kfunc u8 *uring_bpf_scratch(struct uring_bpf_data *data, const size_t rdwr
 
 __bpf_kfunc_end_defs();
 
+/* The request must be the very one that the program was given. A kernel that has no flag for it asks that of every argument. */
+#ifndef KF_TRUSTED_ARGS
+#define KF_TRUSTED_ARGS 0
+#endif
+
 BTF_KFUNCS_START(uring_bpf_kfuncs)
-BTF_ID_FLAGS(func, uring_bpf_set_result)
-BTF_ID_FLAGS(func, uring_bpf_read, KF_SLEEPABLE)
-BTF_ID_FLAGS(func, uring_bpf_write, KF_SLEEPABLE)
-BTF_ID_FLAGS(func, uring_bpf_scratch, KF_SLEEPABLE | KF_RET_NULL)
+BTF_ID_FLAGS(func, uring_bpf_set_result, KF_TRUSTED_ARGS)
+BTF_ID_FLAGS(func, uring_bpf_read, KF_SLEEPABLE | KF_TRUSTED_ARGS)
+BTF_ID_FLAGS(func, uring_bpf_write, KF_SLEEPABLE | KF_TRUSTED_ARGS)
+BTF_ID_FLAGS(func, uring_bpf_scratch, KF_SLEEPABLE | KF_RET_NULL | KF_TRUSTED_ARGS)
 BTF_KFUNCS_END(uring_bpf_kfuncs)
 
 static const struct btf_kfunc_id_set uring_bpf_kfunc_set = {

@@ -279,3 +279,59 @@ ops(copy, .prep_fn = (void *)prep, .issue_fn = (void *)copy_issue, .fail_fn = (v
 ops(range, .issue_fn = (void *)range_issue);
 ops(slow, .prep_fn = (void *)prep, .issue_fn = (void *)slow_issue, .fail_fn = (void *)fail, .cleanup_fn = (void *)cleanup);
 ops(look_around, .prep_fn = (void *)look_prep, .issue_fn = (void *)look_issue, .fail_fn = (void *)look_fail, .cleanup_fn = (void *)look_cleanup);
+
+/* What the verifier must refuse; operations.c leaves them out, and asks for one after the other. Writing the request, beyond the state, and the SQE; reading beyond the
+ * request; kernel functions that get another address than the request's, more memory than there is, or no check of what may be absent. */
+#define refused(name, member, body)                                                       \
+	SEC("struct_ops.s/" #member) int BPF_PROG(name##_program, struct uring_bpf_data *data) body \
+	SEC(".struct_ops.link") struct uring_bpf_ops name = {.issue_fn = (void *)name##_program}
+
+refused(writes_flags, issue_fn, {
+	data->flags = 1;
+	return 0;
+});
+refused(writes_result, issue_fn, {
+	data->result = 1;
+	return 0;
+});
+refused(writes_lengths, issue_fn, {
+	data->lengths[1] = 1 << 30;
+	return 0;
+});
+refused(writes_beyond, issue_fn, {
+	*(volatile __u8 *)(data->state + 64) = 1;
+	return 0;
+});
+refused(writes_across, issue_fn, {
+	*(volatile __u64 *)(data->state + 60) = 1;
+	return 0;
+});
+refused(reads_beyond, issue_fn, {
+	return *(volatile __u8 *)(data->state + 64);
+});
+refused(other_address, issue_fn, {
+	__u8 bytes[8];
+
+	return uring_bpf_read((void *)data + 8, 0, 0, bytes, sizeof(bytes));
+});
+refused(number_for_address, issue_fn, {
+	__u8 bytes[8];
+
+	return uring_bpf_read((void *)(unsigned long)data->result, 0, 0, bytes, sizeof(bytes));
+});
+refused(reads_too_much, issue_fn, {
+	__u8 bytes[8];
+
+	return uring_bpf_read(data, 0, 0, bytes, 600);
+});
+refused(unchecked_scratch, issue_fn, {
+	uring_bpf_scratch(data, 16)[0] = 1;
+	return 0;
+});
+refused(beyond_scratch, issue_fn, {
+	__u8 *scratch = uring_bpf_scratch(data, 16);
+
+	if (scratch)
+		scratch[16] = 1;
+	return 0;
+});

@@ -161,6 +161,10 @@ static void copies(void)
 	}
 	struct uring_bpf_request request = two_buffers(source, target, URING_BPF_BYTES_MAX + 1);
 	EQUAL(run(&world, COPY, &request), -EINVAL);
+	/* A worker is no matter of waiting for a file. */
+	TRUE(engine == OPCODE || !fcntl(world.device, F_SETFL, O_NONBLOCK));
+	request = two_buffers(source, target, 100000);
+	EQUAL(run(&world, COPY, &request), 100000);
 	world_close(&world);
 }
 
@@ -512,7 +516,7 @@ static void registration(void)
 	TRUE(!link && errno == EBADF);
 	unload(&second);
 
-	/* An id that there cannot be, and no issue. */
+	/* Ids that there cannot be. */
 	for (unsigned kind = 0; kind < 2; kind++) {
 		size_t size;
 		struct bpf_object *object = bpf_object__open_file(getenv("OPERATIONS_OBJECT"), NULL);
@@ -520,15 +524,13 @@ static void registration(void)
 		struct ops *ops = bpf_map__initial_value(map, &size);
 
 		ops->ring_fd = target;
-		if (kind == 0)
-			ops->id = 256;
-		else
-			bpf_map__set_autocreate(map, true), ops->id = 77, memset(&ops->functions[1], 0, sizeof(void *));
+		ops->id = kind == 0 ? 256 : 65535;
+		struct bpf_map *each;
+		bpf_object__for_each_map(each, object)
+			if (bpf_map__type(each) == BPF_MAP_TYPE_STRUCT_OPS)
+				bpf_map__set_autocreate(each, each == map);
 		int failed = bpf_object__load(object);
-		link = failed ? NULL : bpf_map__attach_struct_ops(map);
-		TRUE(failed || !link || kind == 1);
-		if (link)
-			bpf_link__destroy(link);
+		TRUE(failed || !bpf_map__attach_struct_ops(map));
 		bpf_object__close(object);
 	}
 	world_close(&world);
@@ -1213,6 +1215,30 @@ static void churn(void)
 	world_close(&world);
 }
 
+/* Programs that would reach what is not theirs are not loaded. */
+static void refused_programs(void)
+{
+	static const char *const names[] = {
+		"writes_flags",	 "writes_result",      "writes_lengths", "writes_beyond",     "writes_across",  "reads_beyond",
+		"other_address", "number_for_address", "reads_too_much", "unchecked_scratch", "beyond_scratch",
+	};
+
+	libbpf_set_print(NULL);
+	for (unsigned i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		struct bpf_object *object = bpf_object__open_file(getenv("OPERATIONS_OBJECT"), NULL);
+		struct bpf_map *map, *wanted = bpf_object__find_map_by_name(object, names[i]);
+
+		TRUE(wanted);
+		bpf_object__for_each_map(map, object)
+			if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
+				bpf_map__set_autocreate(map, map == wanted);
+		int failed = bpf_object__load(object);
+		if (failed != -EACCES && failed != -EINVAL)
+			FAIL("%s was loaded, or refused with %d", names[i], failed);
+		bpf_object__close(object);
+	}
+}
+
 static const struct test {
 	const char *name;
 	void (*run)(void);
@@ -1235,6 +1261,7 @@ static const struct test {
 	{"closed_descriptors", closed_descriptors, 3},
 	{"killed_process", killed_process, 3},
 	{"forked", forked, 3},
+	{"refused_programs", refused_programs, 3},
 	{"churn", churn, 3},
 	{"under_a_hook", under_a_hook, 3},
 	{"removal", removal, 1},

@@ -125,18 +125,20 @@ void load(struct loaded *loaded, int target)
 	loaded->object = bpf_object__open_file(getenv("OPERATIONS_OBJECT"), NULL);
 	if (!loaded->object)
 		FAIL("the object %s", getenv("OPERATIONS_OBJECT"));
-	for (int i = 0; i < OPERATIONS; i++) {
+	/* All that are to be refused stay away. */
+	bpf_object__for_each_map(map, loaded->object)
+		if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
+			bpf_map__set_autocreate(map, false);
+	for (int i = 0; i < (only_echo ? 1 : OPERATIONS); i++) {
 		struct ops *ops = bpf_map__initial_value(map_of(loaded, i), &size);
 
 		ops->id = ids[i];
 		ops->ring_fd = target;
-		if (only_echo)
-			bpf_map__set_autocreate(map_of(loaded, i), i == ECHO);
+		bpf_map__set_autocreate(map_of(loaded, i), true);
 	}
-	struct hook *hook = bpf_map__initial_value(bpf_object__find_map_by_name(loaded->object, "hook"), &size);
-	hook->ring_fd = hook_ring;
-	if (only_echo)
-		bpf_map__set_autocreate(bpf_object__find_map_by_name(loaded->object, "hook"), false);
+	struct bpf_map *hook_map = bpf_object__find_map_by_name(loaded->object, "hook");
+	((struct hook *)bpf_map__initial_value(hook_map, &size))->ring_fd = hook_ring;
+	bpf_map__set_autocreate(hook_map, !only_echo);
 	if (bpf_object__load(loaded->object))
 		FAIL("loading");
 	bpf_object__for_each_map(map, loaded->object)
