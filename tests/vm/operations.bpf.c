@@ -280,6 +280,9 @@ ops(range, .issue_fn = (void *)range_issue);
 ops(slow, .prep_fn = (void *)prep, .issue_fn = (void *)slow_issue, .fail_fn = (void *)fail, .cleanup_fn = (void *)cleanup);
 ops(look_around, .prep_fn = (void *)look_prep, .issue_fn = (void *)look_issue, .fail_fn = (void *)look_fail, .cleanup_fn = (void *)look_cleanup);
 
+/* An operation has to have an issue. */
+ops(no_issue, .cleanup_fn = (void *)cleanup);
+
 /* What the verifier must refuse; operations.c leaves them out, and asks for one after the other. Writing the request, beyond the state, and the SQE; reading beyond the
  * request; kernel functions that get another address than the request's, more memory than there is, or no check of what may be absent. */
 #define refused(name, member, body)                                                       \

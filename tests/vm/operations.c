@@ -516,15 +516,15 @@ static void registration(void)
 	TRUE(!link && errno == EBADF);
 	unload(&second);
 
-	/* Ids that there cannot be. */
-	for (unsigned kind = 0; kind < 2; kind++) {
+	/* Ids that there cannot be, and an operation that does nothing. */
+	for (unsigned kind = 0; kind < 3; kind++) {
 		size_t size;
 		struct bpf_object *object = bpf_object__open_file(getenv("OPERATIONS_OBJECT"), NULL);
-		struct bpf_map *map = bpf_object__find_map_by_name(object, "echo");
+		struct bpf_map *map = bpf_object__find_map_by_name(object, kind == 2 ? "no_issue" : "echo");
 		struct ops *ops = bpf_map__initial_value(map, &size);
 
 		ops->ring_fd = target;
-		ops->id = kind == 0 ? 256 : 65535;
+		ops->id = kind == 0 ? 256 : kind == 1 ? 65535 : 77;
 		struct bpf_map *each;
 		bpf_object__for_each_map(each, object)
 			if (bpf_map__type(each) == BPF_MAP_TYPE_STRUCT_OPS)
