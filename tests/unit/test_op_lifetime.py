@@ -171,6 +171,48 @@ def test_the_loops_end_frees_what_was_loaded(engine: Any) -> None:
         aiouring.run(gone(before))
 
 
+async def test_calls_leave_no_memory(engine: Any) -> None:
+    """Neither objects of Python's, nor bytes that it does not know of."""
+    loaded = await load_all(engine)
+    source, target = bytes(100), bytearray(200)
+    count = some(engine, 20_000)
+
+    async def calls() -> None:
+        for _ in range(count):
+            await loaded["copy"](source, target)
+            try:
+                await loaded["copy"](target, source[:1])
+            except BufferError:
+                pass
+            try:
+                await loaded["fill"](target, flags=999)
+            except OSError:
+                pass
+
+    await calls()
+    gc.collect()
+    blocks, resident = sys.getallocatedblocks(), resident_bytes()
+    await calls()
+    gc.collect()
+    assert sys.getallocatedblocks() - blocks < 200
+    assert resident_bytes() - resident < 3 * count * 8  # a leak of one word a call is more
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+async def test_short_calls_end_where_they_are_awaited(thread_engine: Any) -> None:
+    """No turn of the loop, no thread."""
+    loop: Any = asyncio.get_running_loop()
+    crc = await bpf.Op.load("crc32c", engine=thread_engine)
+    with busy_executor(loop):
+        before = loop.ring_stats()
+        for size in (0, 1, 4096, 4097, 65536):
+            await crc(bytes(size))
+        assert loop.ring_stats() == before
+
+
 # -- cancelling ----------------------------------------------------------------------------------------------------------------------------------
 
 
