@@ -1,10 +1,10 @@
 """Runs tests in virtual machines whose kernels have what this machine's lacks: what `make test-vm` and `make test-vm-opcode` call.
 
-It runs on the host and boots kernels by run-vm.sh. On Debian's kernel with the loop hook three runs go side by side: `hook`, every test with the marker
-`kernel_hook`; `unit`, those of UNIT_TESTS; and `conformance`, a part of CPython's suite with a hook in the kernel. The same kernel once more, with
-the module of BPF operations loaded, has the run `module`: every test with the marker `bpf_module`. On the kernel that has the patch it is `opcode`,
-with `bpf_opcode`. Each run leaves its counts in `.cache/results/`, through which the lane sees that tests with the marker really ran. It calls
-nothing of the package but what compiles BPF programs.
+It runs on the host and boots kernels by run-vm.sh. On Debian's kernel with the loop hook three runs go side by side: `hook`, every test with the
+marker `kernel_hook`; `unit`, those of UNIT_TESTS; and `conformance`, a part of CPython's suite with a hook in the kernel. The same kernel once more,
+with the module of BPF operations loaded, has the run `module`: every test with the marker `bpf_module`. On the kernel that has the patch it is
+`opcode`, with `bpf_opcode`. Each run leaves its counts in `.cache/results/`, through which the lane sees that tests with the marker really ran. It
+calls nothing of the package but what compiles BPF programs.
 
 Emulated code runs about twenty times slower than the host's, so the unit tests here are a selection: what a newer kernel and another order of events
 can change, not how arguments are checked.
@@ -113,7 +113,7 @@ class Guest:
 
     def script(self) -> str:
         """Starts the runs side by side and ends with a status other than 0 if one of them did."""
-        lines = ["echo \"test-vm: Linux $(uname -r) is up after $(cut -d. -f1 /proc/uptime) s of its own clock\"", *self.prepare, "pids=()"]
+        lines = ['echo "test-vm: Linux $(uname -r) is up after $(cut -d. -f1 /proc/uptime) s of its own clock"', *self.prepare, "pids=()"]
         lines += [f"{run} & pids+=($!)" for run in self.runs.values()]
         lines += ["status=0", 'for pid in "${pids[@]}"; do wait "$pid" || status=1; done', "exit $status"]
         return "\n".join(lines)
@@ -181,8 +181,8 @@ def guest_for_operations(name: str, files: list[str], for_pytest: list[str]) -> 
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.vm", description="Runs tests on kernels that have what this machine's lacks, under emulation.")
-    parser.add_argument("--only", choices=["hook", "unit", "conformance", "module", "opcode"], help="leave the other runs out; opcode is never among them")
+    parser = argparse.ArgumentParser(prog="python -m tests.vm", description="Runs tests on kernels under emulation.")
+    parser.add_argument("--only", choices=["hook", "unit", "conformance", "module", "opcode"], help="this run alone; opcode is in no other")
     parser.add_argument("files", nargs="*", help="these test files in place of the run's own")
     options, for_pytest = parser.parse_known_args(arguments)
     RESULTS.mkdir(parents=True, exist_ok=True)

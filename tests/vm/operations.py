@@ -1,5 +1,5 @@
-"""Makes what the guests of BPF operations need: the module, the patched kernel, and the program of operations.c with its object. Called by lane.py on the
-host, where there are compilers and a network; what was made from the same files is used again."""
+"""Makes what the guests of BPF operations need: the module, the patched kernel, and the program of operations.c with its object. Called by lane.py on
+the host, where there are compilers and a network; what was made from the same files is used again."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The kernel's side of BPF operations, as the module or as a request of the kernel's own, tried by a program in C (operations.c) that uses rings by bare
-system calls: what it gets wrong no Python could. Runs where `make test-vm` or `make test-vm-opcode` has built that and started the kernel for it."""
+"""The kernel's side of BPF operations, as the module or as a request of the kernel's own, tried by a program in C (operations.c) that uses rings by
+bare system calls: what it gets wrong no Python could. Runs where `make test-vm` or `make test-vm-opcode` has built that and started the kernel for
+it."""
 
 from __future__ import annotations
 
@@ -59,8 +60,8 @@ def test_none_is_forgotten(engine: str) -> None:
 # The guest's kernel for the module is a distribution's, which does not look for leaks.
 @pytest.mark.bpf_opcode
 def test_nothing_is_left_in_the_kernel() -> None:
-    """Runs last: everything before it is looked at. What is found in one scan and not in the next was in use, and what is younger than five seconds is
-    not spoken of; the tests before took longer."""
+    """Runs last: everything before it is looked at. What is found in one scan and not in the next was in use, and what is younger than five seconds
+    is not spoken of; the tests before took longer."""
     leaks = Path("/sys/kernel/debug/kmemleak")
     for _ in range(2):
         leaks.write_text("scan")
