@@ -185,6 +185,8 @@ class LoopOperations:
 
     def device(self) -> int:
         """The descriptor of the module's device, one for the loop. Raises Unfit."""
+        if not support.holds(support.CAP_SYS_ADMIN):
+            raise Unfit("this process lacks CAP_SYS_ADMIN, without which the kernel does not tell the module's types")
         if self.device_fd < 0:
             try:
                 self.device_fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)

@@ -6,9 +6,11 @@ import asyncio
 import base64
 import ctypes
 import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,16 +165,29 @@ def loaded_ids(command: int) -> set[int]:
     return found
 
 
-def in_kernel() -> dict[str, set[int]]:
-    return {
-        "programs": loaded_ids(BPF_PROG_GET_NEXT_ID),
-        "maps": loaded_ids(BPF_MAP_GET_NEXT_ID),
-        "links": loaded_ids(BPF_LINK_GET_NEXT_ID),
-    }
+Ids = dict[str, set[int]]
 
 
-async def gone(before: dict[str, set[int]]) -> None:
-    """Waits until the kernel, which frees programs and maps a little later, has none that it had not before. The test's time-out bounds it."""
+def own_ids() -> Ids:
+    """What this process has open of them. Other processes load programs as well."""
+    found: Ids = {"prog_id": set(), "map_id": set(), "link_id": set()}
+    for name in os.listdir("/proc/self/fdinfo"):
+        try:
+            lines = Path("/proc/self/fdinfo", name).read_text().splitlines()
+        except OSError:
+            continue  # the descriptor that lists the folder
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        # A link also tells its map's and its program's.
+        for kind in ("link_id", "map_id", "prog_id"):
+            if kind in fields:
+                found[kind].add(int(fields[kind]))
+                break
+    return found
+
+
+async def gone(own: Ids) -> None:
+    """Waits until the kernel, which frees programs and maps a little later, has none of them. The test's time-out bounds it."""
+    commands = {"prog_id": BPF_PROG_GET_NEXT_ID, "map_id": BPF_MAP_GET_NEXT_ID, "link_id": BPF_LINK_GET_NEXT_ID}
     loop = asyncio.get_running_loop()
-    while any(now - before[kind] for kind, now in in_kernel().items()):
+    while any(own[kind] & loaded_ids(command) for kind, command in commands.items()):
         await loop.run_in_executor(None, threading.Event().wait, 0.01)

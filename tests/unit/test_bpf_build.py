@@ -104,13 +104,22 @@ def test_a_build_without_libbpf_says_so() -> None:
     """The package is imported where its loader cannot be: nothing else of it is missing."""
     program = """
 import sys
-sys.modules["aiouring.bpf._libbpf"] = None
+missing = ("aiouring.bpf._libbpf", "aiouring.bpf._libbpf_op")
+for name in missing:
+    sys.modules[name] = None
 import importlib.util
 real = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name == "aiouring.bpf._libbpf" else real(name, package)
+importlib.util.find_spec = lambda name, package=None: None if name in missing else real(name, package)
 import aiouring.bpf
 assert not hasattr(aiouring.bpf, "Object")
 assert "libbpf" in aiouring.bpf.kernel_support(), aiouring.bpf.kernel_support()
+
+async def main():
+    op = await aiouring.bpf.Op.load("crc32c")
+    assert await op(b"123456789") == 0xE3069283
+    assert op.engine == "inline" and op.engine_reason.count("has no libbpf") == 3, op.engine_reason
+
+aiouring.run(main())
 print("told")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -280,7 +280,8 @@ async def test_a_call_that_nobody_awaits_is_told(engine: Any) -> None:
     fill = await bpf.Op.load("fill", engine=engine)
     target = bytearray(3)
     with pytest.warns(RuntimeWarning, match="coroutine 'fill' was never awaited"):
-        fill(target, flags=1)
+        never = fill(target, flags=1)
+        del never
     target.append(0)
     assert target == bytes(4)
     call = fill(target, flags=1)

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import gc
 import mmap
-import os
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ import pytest
 import aiouring
 from aiouring import bpf
 from aiouring.bpf import ops
-from tests.unit.op_programs import CHUNK, ENGINES, MOST, NATIVE, busy_executor, gone, in_kernel, load_all, need, some
+from tests.unit.op_programs import CHUNK, ENGINES, MOST, NATIVE, Ids, busy_executor, gone, load_all, need, own_ids, some
 
 IN_THREADS = ["inline", "prog_run"]
 
@@ -44,13 +43,12 @@ async def turns(count: int = 3) -> None:
 
 
 async def test_the_same_thing_is_loaded_once(engine: Any) -> None:
-    before = in_kernel() if os.geteuid() == 0 else {}
     first, second, third = await asyncio.gather(*(bpf.Op.load("crc32c", engine=engine) for _ in range(3)))
     assert first is second is third
     assert await bpf.Op.load("crc32c", engine=engine, loop=asyncio.get_running_loop()) is first
-    if before and engine != "inline":
-        made = len(in_kernel()["programs"] - before["programs"])
-        assert made == (1 if engine == "prog_run" else 2)  # prep and issue
+    own = own_ids()
+    # prep and issue; the kernel's engines have a link as well.
+    assert [len(own[kind]) for kind in ("prog_id", "link_id")] == {"inline": [0, 0], "prog_run": [1, 0]}.get(engine, [2, 1])
     other = await bpf.Op.load("copy", engine=engine)
     assert other is not first
     first.close()
@@ -141,34 +139,74 @@ def test_without_rights_the_engine_inline_is_left() -> None:
 
 async def test_many_operations_are_loaded_and_closed_without_a_trace(engine: Any) -> None:
     """Neither descriptors (see the fixture) nor anything in the kernel."""
-    if engine == "inline":
-        for _ in range(20):
-            (await bpf.Op.load("copy", engine=engine)).close()
-        return
-    before = in_kernel()
+    own: Ids = {"prog_id": set(), "map_id": set(), "link_id": set()}
     for _ in range(some(engine, 12)):
         copy, count = await bpf.Op.load("copy", engine=engine), await bpf.Op.load("count", engine=engine)
         target = bytearray(5)
         assert await copy(b"12345", target) == 5
         assert await count(target, flags=ord("3")) == 1
+        for kind, numbers in own_ids().items():
+            own[kind] |= numbers
         copy.close()
         count.close()
-    await gone(before)
+    assert engine == "inline" or (own["prog_id"] and own["map_id"])
+    await gone(own)
 
 
 def test_the_loops_end_frees_what_was_loaded(engine: Any) -> None:
-    before = in_kernel() if engine != "inline" else {}
     for _ in range(2):
         loop = aiouring.new_event_loop()
         loaded = loop.run_until_complete(load_all(engine))
+        own = own_ids()
         loop.run_until_complete(loaded["fill"](bytearray(10), flags=1))
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
         assert all(op.closed for op in loaded.values())
         with pytest.raises(RuntimeError, match="Event loop is closed"):
             loaded["nop"]().send(None)
-    if before:
-        aiouring.run(gone(before))
+        aiouring.run(gone(own))
+
+
+async def test_calls_leave_no_memory(engine: Any) -> None:
+    """Neither objects of Python's, nor bytes that it does not know of."""
+    loaded = await load_all(engine)
+    source, target = bytes(100), bytearray(200)
+    count = 400 if engine in NATIVE else 20_000  # a kernel that looks for faults takes milliseconds for each
+
+    async def calls() -> None:
+        for _ in range(count):
+            await loaded["copy"](source, target)
+            try:
+                await loaded["copy"](target, source[:1])
+            except BufferError:
+                pass
+            try:
+                await loaded["fill"](target, flags=999)
+            except OSError:
+                pass
+
+    await calls()
+    gc.collect()
+    blocks, resident = sys.getallocatedblocks(), resident_bytes()
+    await calls()
+    gc.collect()
+    assert sys.getallocatedblocks() - blocks < 200
+    assert resident_bytes() - resident < max(3 * count * 8, 256 << 10)  # a leak of one word a call is more than the first
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+async def test_short_calls_end_where_they_are_awaited(thread_engine: Any) -> None:
+    """No turn of the loop, no thread."""
+    loop: Any = asyncio.get_running_loop()
+    crc = await bpf.Op.load("crc32c", engine=thread_engine)
+    with busy_executor(loop):
+        before = loop.ring_stats()
+        for size in (0, 1, 4096, 4097, 65536):
+            await crc(bytes(size))
+        assert loop.ring_stats() == before
 
 
 # -- cancelling ----------------------------------------------------------------------------------------------------------------------------------
@@ -303,7 +341,6 @@ async def test_cancelled_in_the_kernel(name: Any) -> None:
 
 async def test_a_cancelled_load_waits_for_the_kernel() -> None:
     need("prog_run")
-    before = in_kernel()
     with busy_executor(asyncio.get_running_loop()) as go:
         first = asyncio.ensure_future(bpf.Op.load("copy", engine="prog_run"))
         second = asyncio.ensure_future(bpf.Op.load("copy", engine="prog_run"))
@@ -317,8 +354,10 @@ async def test_a_cancelled_load_waits_for_the_kernel() -> None:
         copy = await second
     target = bytearray(3)
     assert await copy(b"123", target) == 3
+    own = own_ids()
+    assert len(own["prog_id"]) == 1  # what the first one loaded is gone
     copy.close()
-    await gone(before)
+    await gone(own)
 
 
 # -- closing meanwhile ---------------------------------------------------------------------------------------------------------------------------
@@ -377,7 +416,6 @@ def test_the_loop_is_closed_while_a_thread_runs_one(thread_engine: Any) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param("module", marks=pytest.mark.bpf_module), pytest.param("opcode", marks=pytest.mark.bpf_opcode)])
 def test_the_loop_is_closed_while_the_kernel_runs_them(name: Any) -> None:
-    before = in_kernel()
     loop = aiouring.new_event_loop()
     base64 = loop.run_until_complete(bpf.Op.load("base64", engine=name))
     source, targets = bytes(3 << 20), [bytearray(MOST) for _ in range(4)]
@@ -388,6 +426,8 @@ def test_the_loop_is_closed_while_the_kernel_runs_them(name: Any) -> None:
         return tasks
 
     tasks = loop.run_until_complete(begin())
+    own = own_ids()
+    assert own["link_id"]
     loop.close()
     for task in tasks:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -395,7 +435,7 @@ def test_the_loop_is_closed_while_the_kernel_runs_them(name: Any) -> None:
     gc.collect()
     for target in targets:
         target.append(0)
-    aiouring.run(gone(before))
+    aiouring.run(gone(own))
 
 
 # -- threads, loops, forks -----------------------------------------------------------------------------------------------------------------------
