@@ -42,7 +42,9 @@ cdef class ChainRun(ChainLinks):
 
     @staticmethod
     cdef int link_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
+
     @staticmethod
     cdef int fail_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1
+
     @staticmethod
     cdef int hook_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1

@@ -1,14 +1,19 @@
 """The life of a chain: one owner for all its requests, from their submission to the last completion of all.
 
-Used by `chain`. Calls `_chainlinks`, whose links these are, `_hook`, `_loop`, `_op`.
+Used by `chain`. Calls `_chainlinks`, whose links these are, `_hook`, `_bpfop`, `_loop`, `_op`.
 
-There are two ways to run one. Where each request is known beforehand they are linked (IOSQE_IO_LINK): all SQEs stand one behind the other in the queue
-and go out with one enter. A link whose success says all posts no completion for it, so that as a rule one completion comes, of the last link or of
-the one that failed. Where a length or an offset is an earlier link's result, the loop's hook carries
-it: the links are written into a slot of the hook's region, its program (bpf_progs/include/aiouring/chain.h) submits one after the other, and one
-completion tells the end. (It also runs chains with an fsync or a statx on their way, where it is attached anyhow: the kernel does not sever linked requests
-when these fail, so that without it the chain is submitted in parts, each after a look at the one before.) Both have the kernel's rules: a link that fails ends the chain, unless it is a hard one; a read or a write that
-moves less than it was asked for fails, unless somebody takes its result.
+There are two ways to run one. Where each request is known beforehand they are linked (IOSQE_IO_LINK): all SQEs stand one behind the other in the
+queue and go out with one enter. A link whose success says all posts no completion for it, so that as a rule one completion comes, of the last
+link or of the one that failed. Where a length or an offset is an earlier link's result, or a link is no request, the loop's hook runs it: the
+links are written into a slot of the hook's region, its program (bpf_progs/include/aiouring/chain.h) submits one after the other, and one
+completion tells the end.
+
+Both have the kernel's rules: a link that fails ends the chain, unless it is a hard one; a read or a write that moves less than it was asked for
+fails, unless somebody takes its result. An fsync or a statx that fails does not sever linked requests, so that the chain is submitted in parts
+there, each after a look at the one before, or the hook runs it where there is one anyhow.
+
+A BPF operation is a request, or is called by the inline hook, or run by Python, for which the hook waits. One that does not run since a link
+before it failed is told so before the chain is over.
 
 Who owns what: a ChainRun holds its buffers (exported to it), its paths, its files and its places in the ring's table until the last completion of all
 its links, and gives them all back then, before anybody is woken. What a loop that closes leaves of it goes with the object.
@@ -98,7 +103,6 @@ cdef class ChainRun(ChainLinks):
         return Operation.step(self, value, result)
 
     cdef int start(self) except -1:
-        cdef ChainFile file
         loop = asyncio.get_running_loop()
         if not isinstance(loop, LoopCore):
             raise TypeError(f"a chain needs aiouring's event loop, not {type(loop).__name__}")
@@ -336,7 +340,7 @@ cdef class ChainRun(ChainLinks):
             slot.result = <int64_t>request.request.result
             slot.flags |= AIOURING_LINK_ANSWERED
         else:
-            slot.error = -(error.errno if isinstance(error, OSError) and error.errno else ECANCELED if isinstance(error, asyncio.CancelledError) else EIO)
+            slot.error = -errno_of(error)
         sqe = self.loop.ops.sqe_or_flush()
         sqe.opcode = IORING_OP_ASYNC_CANCEL
         sqe.fd = -1
@@ -440,8 +444,8 @@ cdef class ChainRun(ChainLinks):
             self.give_slot_back()
             return self.submit()
         self.note_outcomes()
-        return self.fail(chain_error(self, failed, ECANCELED, "the event loop moved to another thread while the chain was in flight: this link may have "
-                                     "run, and those behind it have not"))
+        return self.fail(chain_error(self, failed, ECANCELED, "the event loop moved to another thread while the chain was in flight: this link may "
+                                     "have run, and those behind it have not"))
 
     cdef bint tell_failed(self) except -1:
         """Operations that never ran, because of what was before them, hear of it: fail and cleanup. True: some have still to. (What was linked in the
@@ -562,6 +566,12 @@ async def run_operation(ChainRun run, uint32_t at, call):
         raise error
 
 
+cdef int errno_of(object error):
+    if isinstance(error, asyncio.CancelledError):
+        return ECANCELED
+    return error.errno if isinstance(error, OSError) and error.errno else EIO
+
+
 cdef object chain_error(ChainRun run, uint32_t at, int error, str reason):
     cdef str message = f"link {at + 1} of {run.count}, {run.kind_name(at)}(): {reason}"
     failed = ChainError(error, message) if run.names[at] is None else ChainError(error, message, run.names[at])
@@ -570,4 +580,3 @@ cdef object chain_error(ChainRun run, uint32_t at, int error, str reason):
     failed.results = run.outcome_list[:at]
     failed.__cause__ = run.outcome_list[at]
     return failed
-

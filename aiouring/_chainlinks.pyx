@@ -3,10 +3,10 @@
 Used by `_chain`, whose ChainRun submits them. Calls `_sockop`, `_fileop`, `_fsop`, `_bpfop`, `_loop`, `_ring`, `_prep`, `_fsprep`.
 
 A link's file is looked up when the link runs, which may be long after the chain was submitted: a number could be another file's by then. So a
-chain never uses the caller's numbers. Files of `aiouring.open` count it as one of their calls, and wait for it before they close; any other is put into the
-ring's table for the chain's time, or duplicated where there is no room. The table leaves POSIX locks and dirty pages alone, which the close of a duplicate
-does not. A socket's close ends the chain, as it ends sock_* calls. A socket that a cancelled receive has left bytes for gives them to the chain's first
-receive, and gets back what that did not want.
+chain never uses the caller's numbers. Files of `aiouring.open` count it as one of their calls, and wait for it before they close; any other is
+put into the ring's table for the chain's time, or duplicated where there is no room. The table leaves POSIX locks and dirty pages alone, which
+the close of a duplicate does not. A socket's close ends the chain, as it ends sock_* calls. A socket that a cancelled receive has left bytes for
+gives them to the chain's first receive, and gets back what that did not want.
 
 Who owns what: see `_chain`. A link that cannot be made leaves nothing behind.
 """
@@ -497,7 +497,6 @@ cdef class ChainLinks(Operation):
         cdef chain_link *link = &self.links[at]
         cdef SocketUse use = hold.use
         cdef uint32_t most = link.wanted if link.length_from == 0 else link.limit, size
-        cdef const unsigned char[:] bytes_of
         cdef bint stream = use.kind == SOCK_STREAM
         while use.received is not None and link.base < most:
             item = use.received[0]
@@ -652,7 +651,6 @@ cdef class ChainLinks(Operation):
             return OSError(error, f"{link.result} of {link.wanted} bytes")
         name = self.names[at]
         return OSError(error, os.strerror(error)) if name is None else OSError(error, os.strerror(error), name)
-
 
     cdef int note_ends(self) except -1:
         """What the completions say of files."""

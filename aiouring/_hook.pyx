@@ -1,7 +1,7 @@
 """Loop hooks: a program that sees each completion before the loop does, in the kernel or right after io_uring_enter, and its tasks.
 
-Used by `aiouring.bpf` (attach, detach, counters), `tasks` (relay, copy ...) and `_chain`. `_ring` calls the engines through RingHook. Calls `_sockop`,
-`_operation`, `_loop`, `_op`, `_ring`.
+Used by `aiouring.bpf` (attach, detach, counters), `tasks` (relay, copy ...) and `_chain`. `_ring` calls the engines through RingHook. Calls
+`_sockop`, `_operation`, `_loop`, `_op`, `_ring`.
 
 Both engines run the same C (bpf_progs): the driver there gives each CQE to the program, puts those for Python into the mailbox, and says whether
 Python has to wake. The inline engine calls it after each enter and goes round, without the GIL and without returning, until something wakes. The

@@ -64,10 +64,11 @@ cdef class OpTable:
     # Linked requests: room for `count` SQEs that will be taken by one enter.
     cdef int reserve(self, uint32_t count) except -1
 
-    # Linked requests under one id: the first SQE; the others are Ring.next_sqe()'s, which has them. The owner gives each the user_data linked_data(id, n)
-    # and the flags that link it; all but the last may be IOSQE_CQE_SKIP_SUCCESS, so that how many completions come is the owner's to know. Its callback gets
-    # them with n for a tag, also while the loop closes, and calls end_linked(id) when it has had the last one. A completion with the id itself, and
-    # LINKED_LOST for a tag, is that of a ring that was replaced, and the last one in any case. So is the one with LINKED_WITHDRAWN: none of them ran.
+    # Linked requests under one id: the first SQE; the others are Ring.next_sqe()'s, which has them. The owner gives each the user_data
+    # linked_data(id, n) and the flags that link it; all but the last may be IOSQE_CQE_SKIP_SUCCESS, so that how many completions come is the
+    # owner's to know. Its callback gets them with n for a tag, also while the loop closes, and calls end_linked(id) when it has had the last one.
+    # A completion with the id itself, and LINKED_LOST for a tag, is that of a ring that was replaced, and the last one in any case. So is the one
+    # with LINKED_WITHDRAWN: none of them ran.
     cdef io_uring_sqe *begin_linked(self, object owner, completion_fn complete, uint32_t count) except NULL
     cdef int end_linked(self, uint64_t request) except -1
     # Those from the n-th on. True: they are taken back (LINKED_WITHDRAWN). False: the kernel had them, and was asked for the end of each.

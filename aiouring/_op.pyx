@@ -12,8 +12,8 @@ otherwise (an error, EAGAIN, a part in spite of MSG_WAITALL) has posted a CQE by
 not among their owners and whose SQEs are gone have succeeded. A loop that sleeps is not woken by them: only requests whose success nobody
 waits for may be silent.
 
-Linked requests have one slot. Their ids are the slot's with a number in bits 20-31, where no slot's own number reaches, so that they cost nothing where
-ordinary completions are found.
+Linked requests have one slot. Their ids are the slot's with a number in bits 20-31, where no slot's own number reaches, so that they cost nothing
+where ordinary completions are found.
 
 user_data: bits 0-31 the slot, bits 32-55 its generation (never 0), bits 56-63 the namespace (0: the loop). user_data 0 is nobody's.
 """

@@ -134,8 +134,8 @@ cdef inline void prep_close(io_uring_sqe *sqe, int fd) noexcept nogil:
     prep(sqe, IORING_OP_CLOSE, fd, NULL, 0, 0)
 
 
-# A direct descriptor: the file goes into the ring's table (Ring.reserve_file), and the result is 0. There is nothing that O_CLOEXEC could mean for it,
-# and the kernel refuses it.
+# A direct descriptor: the file goes into the ring's table (Ring.reserve_file), and the result is 0. There is nothing that O_CLOEXEC could mean for
+# it, and the kernel refuses it.
 cdef inline void prep_openat_direct(io_uring_sqe *sqe, int dir_fd, const char *path, int flags, uint32_t mode, int index) noexcept nogil:
     prep_openat(sqe, dir_fd, path, flags & ~O_CLOEXEC, mode)
     sqe.splice_fd_in = index + 1        # file_index

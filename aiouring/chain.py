@@ -83,20 +83,20 @@ class Chain:
 
     timeout: seconds for the whole chain, after which it is cancelled. TimeoutError is raised when nothing of it is in flight any more.
 
-    A link that fails ends the chain, and ChainError says which it was, and why. It fails if its request does; and if it moved less than it was asked
-    for, where that would be missed: a write or a send always, a read (or a recv(whole=True)) unless it is the last link; but not where a later link takes
-    its result, nor a hard link. After a hard link (hard=True) the chain goes on whatever came of it.
+    A link that fails ends the chain, and ChainError says which it was, and why. It fails if its request does; and if it moved less than it was
+    asked for, where that would be missed: a write or a send always, a read (or a recv(whole=True)) unless it is the last link; but not where a
+    later link takes its result, nor a hard link. After a hard link (hard=True) the chain goes on whatever came of it.
 
-    Files are descriptors, objects with fileno(), sockets of send() and recv(), and what open() returned. The same file is meant all the time: who closes it
-    meanwhile closes it for himself; a socket's close ends the chain. Buffers are the chain's, as exports, until it is over.
+    Files are descriptors, objects with fileno(), sockets of send() and recv(), and what open() returned. The same file is meant all the time: who
+    closes it meanwhile closes it for himself; a socket's close ends the chain. Buffers are the chain's, as exports, until it is over.
 
-    Without carried results all requests are linked in the kernel (IOSQE_IO_LINK), and go out with one io_uring_enter; up to 128. With them the loop's hook
-    carries on from link to link, up to 16, and 256 such chains at a time; it is attached where there is none, as by aiouring.relay(). docs/chains.md
-    has the details. Kernel floor: Linux 6.1.
+    Without carried results all requests are linked in the kernel (IOSQE_IO_LINK), and go out with one io_uring_enter; up to 128. With them the
+    loop's hook carries on from link to link, up to 16, and 256 such chains at a time; it is attached where there is none, as by aiouring.relay().
+    docs/chains.md has the details. Kernel floor: Linux 6.1.
 
-    Cancelling ends the link that is in flight, and those behind it do not run; CancelledError comes when it has ended. Raises when it is submitted:
-    TypeError on another event loop, RuntimeError for a socket that a transport has, OSError (EBADF ...) for a file that is closed, (ENFILE) where
-    there is no place for open(), (EBUSY) where 256 chains with carried results run.
+    Cancelling ends the link that is in flight, and those behind it do not run; CancelledError comes when it has ended. Raises when it is
+    submitted: TypeError on another event loop, RuntimeError for a socket that a transport has, OSError (EBADF ...) for a file that is closed,
+    (ENFILE) where there is no place for open(), (EBUSY) where 256 chains with carried results run.
     """
 
     def __init__(self, *, timeout: float | None = None) -> None:
@@ -110,8 +110,8 @@ class Chain:
 
     @property
     def outcomes(self) -> list[Any] | None:
-        """For each link its result, or an OSError (ECANCELED: it did not run, or was ended); None before the chain is over. For who has to know how far
-        a chain came that failed or was cancelled."""
+        """For each link its result, or an OSError (ECANCELED: it did not run, or was ended); None before the chain is over. For who has to know
+        how far a chain came that failed or was cancelled."""
         return self._run.outcomes
 
     async def __aenter__(self) -> Chain:
@@ -176,8 +176,8 @@ class Chain:
         hard: bool = False,
     ) -> Link:  # fmt: skip
         """Read into a writable buffer, up to its length or the first `length` bytes of it. offset: in the file, in bytes; None: at the file's own
-        position, which moves, and what pipes want. Result: bytes, 0 at the end of the file. A descriptor that is O_NONBLOCK fails with EAGAIN instead of
-        waiting."""
+        position, which moves, and what pipes want. Result: bytes, 0 at the end of the file. A descriptor that is O_NONBLOCK fails with EAGAIN
+        instead of waiting."""
         self._run.add_move(_READ, self._file(file), buffer, self._number(length), self._number(offset), False, hard)
         return self._add("read", hard)
 
