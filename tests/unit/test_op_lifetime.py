@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import mmap
+import os
 import subprocess
 import sys
 import threading
@@ -191,6 +192,8 @@ async def test_calls_leave_no_memory(engine: Any) -> None:
     await calls()
     gc.collect()
     assert sys.getallocatedblocks() - blocks < 200
+    if "asan" in os.environ.get("LD_PRELOAD", ""):
+        return  # the sanitizer keeps what was freed, and finds leaks by itself
     assert resident_bytes() - resident < max(3 * count * 8, 256 << 10)  # a leak of one word a call is more than the first
 
 
