@@ -55,6 +55,10 @@ find_missing_for_vm() {
     # Debian 12's brings virtiofsd along, by which the virtual machine sees this machine's files.
     { has qemu-system-x86_64 && [ -x /usr/lib/qemu/virtiofsd ]; } || need qemu-system-x86 "boots a kernel with the loop hook, for tests"
     has zstd || need zstd "unpacks that kernel"
+    has mmdebstrap || need mmdebstrap "makes the root in which the kernel module is built"
+    has patch || need patch "changes the source of a kernel, for make vm-kernel"
+    has unshare || need util-linux "keeps that root's mounts apart"
+    has mount || need mount "mounts what a compiler needs into it"
 }
 
 find_missing_for_benchmarks() {

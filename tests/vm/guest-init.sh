@@ -14,6 +14,7 @@ ln -sf /proc/self/fd/1 /dev/stdout
 ln -sf /proc/self/fd/2 /dev/stderr
 mount -t tmpfs run /run
 mount -t bpf bpf /sys/fs/bpf
+mount -t debugfs debug /sys/kernel/debug 2>/dev/null
 mkdir -p /run/ctl
 mount -t virtiofs ctl /run/ctl || echo "guest-init: the control folder cannot be mounted" >/dev/console
 # WORK and TMPFS_FOLDERS

@@ -1,8 +1,10 @@
-"""Runs tests in a virtual machine whose kernel has the loop hook: what `make test-vm` calls.
+"""Runs tests in virtual machines whose kernels have what this machine's lacks: what `make test-vm` and `make test-vm-opcode` call.
 
-It runs on the host, boots the kernel by run-vm.sh, and starts three runs in the guest side by side: `hook`, every test with the marker
-`kernel_hook`; `unit`, those of UNIT_TESTS; and `conformance`, a part of CPython's suite with a hook in the kernel. Each leaves its counts in
-`.cache/results/`, through which the lane sees that tests with the marker really ran. It calls nothing of the package.
+It runs on the host and boots kernels by run-vm.sh. On Debian's kernel with the loop hook three runs go side by side: `hook`, every test with the
+marker `kernel_hook`; `unit`, those of UNIT_TESTS; and `conformance`, a part of CPython's suite with a hook in the kernel. The same kernel once more,
+with the module of BPF operations loaded, has the run `module`: every test with the marker `bpf_module`. On the kernel that has the patch it is
+`opcode`, with `bpf_opcode`. Each run leaves its counts in `.cache/results/`, through which the lane sees that tests with the marker really ran. It
+calls nothing of the package but what compiles BPF programs.
 
 Emulated code runs about twenty times slower than the host's, so the unit tests here are a selection: what a newer kernel and another order of events
 can change, not how arguments are checked.
@@ -17,13 +19,21 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
 from pathlib import Path
+
+from tests.vm import operations
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "vm"
-KERNEL = ROOT / ".cache" / "vm" / "vmlinux"
+FOLDER = ROOT / ".cache" / "vm"
+KERNEL = FOLDER / "vmlinux"
 RESULTS = ROOT / ".cache" / "results"
-MARKER = "kernel_hook"
+# Of these runs at least one test with the marker must run.
+MARKERS = {"hook": "kernel_hook", "module": "bpf_module", "opcode": "bpf_opcode"}
+# The kernel looks after the memory that the tables and requests of operations lie in: freed twice, used when freed, written beyond its end. Not after
+# the larger pieces, which are for one request each: filling them takes most of the time of a million requests.
+SLAB_DEBUG = "slab_debug=FZP," + ",".join(f"kmalloc-{kind}{size}" for kind in ("", "cg-") for size in ("64", "128", "256", "512", "1k", "2k"))
 
 # `hook` and `unit` take nine minutes of processor time, half of that on two processors that have nothing else to do. This is for a busy machine, and
 # ends a guest that hangs.
@@ -57,12 +67,12 @@ def conformance_command() -> str:
     return f"(set -o pipefail; PYTHONUNBUFFERED=1 {shlex.join(command)} 2>&1 | sed --unbuffered 's/^/conformance: /')"
 
 
-def hook_tests() -> list[str]:
+def marked_tests(marker: str) -> list[str]:
     """The files that have tests with the marker. They are looked for here: collecting all tests takes minutes in the guest."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-m", MARKER, "tests/unit", "tests/vm"]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-m", marker, "tests/unit", "tests/vm"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        raise SystemExit(f"test-vm: the tests with the marker {MARKER} cannot be collected:\n{done.stdout}")
+        raise SystemExit(f"test-vm: the tests with the marker {marker} cannot be collected:\n{done.stdout}")
     return [line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith("tests/")]
 
 
@@ -77,7 +87,7 @@ def pytest_command(name: str, files: list[str], marker: str, arguments: list[str
         f"-m={marker}",
         # A test's own time-out is meant for this machine's speed.
         "--timeout=300",
-        f"--junitxml={RESULTS}/test-vm-{name}.xml",
+        f"--junitxml={results_of(name)}",
         f"-o=cache_dir=.cache/vm/pytest-{name}",
         "-v",
         "--durations=15",
@@ -87,53 +97,100 @@ def pytest_command(name: str, files: list[str], marker: str, arguments: list[str
     return f"(set -o pipefail; PYTHONUNBUFFERED=1 {shlex.join(command)} 2>&1 | sed --unbuffered 's/^/{name}: /')"
 
 
-def guest_script(runs: list[str]) -> str:
-    """Starts the runs side by side and ends with a status other than 0 if one of them did."""
-    lines = ["echo \"test-vm: Linux $(uname -r) is up after $(cut -d. -f1 /proc/uptime) s of its own clock\"", "pids=()"]
-    for run in runs:
-        lines += [f"{run} & pids+=($!)"]
-    lines += ["status=0", 'for pid in "${pids[@]}"; do wait "$pid" || status=1; done', "exit $status"]
-    return "\n".join(lines)
+def results_of(name: str) -> Path:
+    return RESULTS / f"test-vm-{name}.xml"
 
 
-def boot(script: str) -> int:
-    command = [str(HERE / "run-vm.sh"), "-k", str(KERNEL), "-w", str(ROOT), "-t", str(LIMIT_S), "--", script]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}).returncode
+@dataclass
+class Guest:
+    """One boot: the kernel, more for its command line, what is done there before the runs, and the runs by their names."""
+
+    kernel: Path
+    version: str
+    append: str
+    prepare: list[str]
+    runs: dict[str, str]
+
+    def script(self) -> str:
+        """Starts the runs side by side and ends with a status other than 0 if one of them did."""
+        lines = ['echo "test-vm: Linux $(uname -r) is up after $(cut -d. -f1 /proc/uptime) s of its own clock"', *self.prepare, "pids=()"]
+        lines += [f"{run} & pids+=($!)" for run in self.runs.values()]
+        lines += ["status=0", 'for pid in "${pids[@]}"; do wait "$pid" || status=1; done', "exit $status"]
+        return "\n".join(lines)
+
+    def boot(self) -> int:
+        command = [str(HERE / "run-vm.sh"), "-k", str(self.kernel), "-w", str(ROOT), "-t", str(LIMIT_S), "-a", self.append, "--", self.script()]
+        return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}).returncode
+
+    def run(self) -> int:
+        """The status, which is not 0 either if a run that has to run tests with a marker ran none."""
+        begin_s = time.monotonic()
+        print(f"test-vm: booting Linux {self.version} under emulation, for {' and '.join(self.runs)}", flush=True)
+        status = self.boot()
+        if status == GUEST_DIED:
+            # One guest in about two hundred dies in a race of the emulated timer, which says nothing about the tests.
+            print("test-vm: THE GUEST DIED; once more", flush=True)
+            status = self.boot()
+        for name in self.runs:
+            if name not in MARKERS:
+                continue
+            ran = tests_that_ran(results_of(name))
+            print(f"test-vm: {ran} tests with the marker {MARKERS[name]} ran", flush=True)
+            if ran == 0:
+                print(f"test-vm: FAILED: no test with the marker {MARKERS[name]} ran", flush=True)
+                status = status or 1
+        print(f"test-vm: {time.monotonic() - begin_s:.0f} s for {' and '.join(self.runs)}", flush=True)
+        return status
 
 
-def hook_tests_that_ran(results: Path) -> int:
-    """How many tests of the run `hook` passed or failed; a skipped one did not run."""
+def tests_that_ran(results: Path) -> int:
+    """How many tests passed or failed; a skipped one did not run."""
     if not results.exists():
         return 0
     cases = ElementTree.parse(results).getroot().iter("testcase")
     return sum(case.find("skipped") is None for case in cases)
 
 
+def command_of(name: str, files: list[str], for_pytest: list[str]) -> str:
+    """How a run is started in the guest. An earlier run's results are removed."""
+    results_of(name).unlink(missing_ok=True)
+    if name == "conformance":
+        return conformance_command()
+    if name == "unit":
+        return pytest_command(name, files or UNIT_TESTS, " and ".join(f"not {marker}" for marker in MARKERS.values()), for_pytest)
+    return pytest_command(name, files or marked_tests(MARKERS[name]), MARKERS[name], for_pytest)
+
+
+def guest_for_hooks(names: list[str], files: list[str], for_pytest: list[str]) -> Guest:
+    version = (FOLDER / "version").read_text().strip()
+    return Guest(KERNEL, version, "", [], {name: command_of(name, files, for_pytest) for name in names})
+
+
+def guest_for_operations(name: str, files: list[str], for_pytest: list[str]) -> Guest:
+    """`module`, on the kernel as it comes, or `opcode`, on the patched one."""
+    program, image = operations.program(FOLDER)
+    prepare = [f"export OPERATIONS={shlex.quote(str(program))} OPERATIONS_OBJECT={shlex.quote(str(image))}"]
+    if name == "opcode":
+        kernel = operations.patched_kernel(FOLDER)
+        version = (kernel.parent / "version").read_text().strip()
+    else:
+        kernel, version = KERNEL, (FOLDER / "version").read_text().strip()
+        module = shlex.quote(str(operations.module(FOLDER)))
+        prepare += [f"export OPERATIONS_MODULE={module}", f"{shlex.quote(sys.executable)} tests/vm/insert_module.py {module} || exit 1"]
+    return Guest(kernel, version, SLAB_DEBUG, prepare, {name: command_of(name, files, for_pytest)})
+
+
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.vm", description="Runs tests on a kernel with the loop hook, under emulation.")
-    parser.add_argument("--only", choices=["hook", "unit", "conformance"], help="leave the other runs out")
+    parser = argparse.ArgumentParser(prog="python -m tests.vm", description="Runs tests on kernels under emulation.")
+    parser.add_argument("--only", choices=["hook", "unit", "conformance", "module", "opcode"], help="this run alone; opcode is in no other")
     parser.add_argument("files", nargs="*", help="these test files in place of the run's own")
     options, for_pytest = parser.parse_known_args(arguments)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    selection = {"hook": (options.files or hook_tests(), MARKER), "unit": (options.files or UNIT_TESTS, f"not {MARKER}")}
-    names = [options.only] if options.only else ["hook", "unit", "conformance"]
-    runs = []
-    for name in names:
-        (RESULTS / f"test-vm-{name}.xml").unlink(missing_ok=True)
-        runs.append(conformance_command() if name == "conformance" else pytest_command(name, *selection[name], for_pytest))
-    script = guest_script(runs)
-
-    begin_s = time.monotonic()
-    print(f"test-vm: booting Linux {(KERNEL.parent / 'version').read_text().strip()} under emulation, for {' and '.join(names)}", flush=True)
-    status = boot(script)
-    if status == GUEST_DIED:
-        # One guest in about two hundred dies in a race of the emulated timer, which says nothing about the tests.
-        print("test-vm: THE GUEST DIED; once more", flush=True)
-        status = boot(script)
-    # Without that run the file is an earlier one's.
-    ran = hook_tests_that_ran(RESULTS / "test-vm-hook.xml") if "hook" in names else 0
-    print(f"test-vm: {ran} tests with the marker {MARKER} ran; {time.monotonic() - begin_s:.0f} s in all", flush=True)
-    if "hook" in names and ran == 0:
-        print(f"test-vm: FAILED: no test with the marker {MARKER} ran", flush=True)
-        return status or 1
-    return status
+    names = [options.only] if options.only else ["hook", "unit", "conformance", "module"]
+    # The module comes first: it takes the shorter time.
+    guests = [guest_for_operations(name, options.files, for_pytest) for name in names if name in ("module", "opcode")]
+    hooks = [name for name in names if name not in ("module", "opcode")]
+    if hooks:
+        guests.append(guest_for_hooks(hooks, options.files, for_pytest))
+    statuses = [guest.run() for guest in guests]
+    return next((status for status in statuses if status), 0)

@@ -4,6 +4,7 @@
 #
 #   -k KERNEL    the ELF file (setup-kernel.sh makes it)      -w FOLDER   working folder, at the same path and writable
 #   -t SECONDS   the most that it may take (300)              -m MB       memory of the guest (2048)
+#   -a WORDS     more for the kernel's command line
 #
 # /tmp, /var/tmp and /root/.cache are empty in the guest. Status: the command's; 124 when the time was over; 125 when the guest died; 126 when it
 # could not be started. VM_VERBOSE=1 shows the guest's console. It needs root, for a file server that changes its root, and no KVM: that is of no
@@ -14,9 +15,11 @@ here=$(dirname "$(readlink -f "$0")")
 kernel=
 work=$PWD
 memory_mb=2048
+append=
 limit_s=300
-while getopts k:w:m:t: option; do
+while getopts a:k:w:m:t: option; do
     case $option in
+        a) append=$OPTARG ;;
         k) kernel=$OPTARG ;;
         w) work=$(readlink -f "$OPTARG") ;;
         m) memory_mb=$OPTARG ;;
@@ -74,7 +77,7 @@ timeout -k 5 "$limit_s" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu m
     -display none -no-reboot -object "memory-backend-memfd,id=mem,size=${memory_mb}M,share=on" -numa node,memdev=mem \
     -serial "file:$run/console.log" -device virtio-serial-pci -chardev file,id=out,path=/dev/stdout,append=on \
     -device virtserialport,chardev=out,name=out -kernel "$kernel" \
-    -append "console=ttyS0 panic=-1 quiet rootfstype=virtiofs root=rootfs ro init=$here/guest-init.sh mitigations=off tsc=reliable cryptomgr.notests=1" \
+    -append "console=ttyS0 panic=-1 quiet rootfstype=virtiofs root=rootfs ro init=$here/guest-init.sh mitigations=off tsc=reliable cryptomgr.notests=1 $append" \
     "${devices[@]}" </dev/null | cat
 status=${PIPESTATUS[0]}
 
