@@ -110,7 +110,7 @@ cdef class ChainFile:
         self.number = fd
         self.fd = fd
         if self.by_number:
-            self.fd = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+            self.fd = path_duplicate(fd)
             self.duplicate = True
             return 0
         self.slot = loop.ring.register_file(fd)
@@ -150,6 +150,14 @@ cdef class ChainFile:
         # Its loop was closed, and with the ring went the place in its table.
         if self.duplicate:
             posix_close(self.fd)
+
+
+cdef int path_duplicate(int fd) except -1:
+    """A descriptor for looking only, whose close is nothing to locks. Without /proc it is an ordinary one."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.dup(fd)                   # or EBADF
 
 
 cdef void leave_file(Descriptor descriptor, LoopCore loop) noexcept:
@@ -477,7 +485,11 @@ cdef class ChainLinks(Operation):
     cdef int take_files(self) except -1:
         """At the submission. What was taken before an exception, release() gives back."""
         cdef ChainFile file
+        cdef uint32_t at
         self.ring = self.loop.ring
+        for at in range(self.count):
+            if self.links[at].kind == LINK_CLOSE and self.links[at].file < 0 and self.loop.has_transport(self.links[at].flags):
+                self.loop._ensure_fd_no_transport(self.links[at].flags)
         for file in self.files:
             file.take(self)
         return self.use_kept()
