@@ -99,6 +99,20 @@ static void kinds_of_rings(void)
 	}
 }
 
+/* One that is polled for its completions has none of this to poll for. */
+static void polled_ring(void)
+{
+	struct world world;
+	struct uring_bpf_request request = no_buffers(7);
+	uint8_t *memory = pages(64);
+
+	world_open(&world, IORING_SETUP_IOPOLL);
+	EQUAL(run(&world, ECHO, &request), engine == MODULE ? 7 : -EINVAL);
+	request = two_buffers(memory, memory + 32 * 4096, 32 * 4096);
+	EQUAL(run(&world, COPY, &request), engine == MODULE ? 32 * 4096 : -EINVAL);
+	world_close(&world);
+}
+
 /* An operation's return value is the request's result, or it is refused; nothing of it means something to io_uring. */
 static void return_values(void)
 {
@@ -1246,6 +1260,7 @@ static const struct test {
 } tests[] = {
 	{"results", results, 3},
 	{"kinds_of_rings", kinds_of_rings, 3},
+	{"polled_ring", polled_ring, 3},
 	{"return_values", return_values, 3},
 	{"copies", copies, 3},
 	{"addresses", addresses, 3},
