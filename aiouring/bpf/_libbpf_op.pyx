@@ -136,9 +136,13 @@ cdef class OperationObject:
         """Opens an object file, given as its path for errors and its bytes. Raises OperationRefused for what is no object of an operation."""
         cdef char *log = NULL
         cdef bytes contents = image, short = os.path.basename(path).split(".")[0].encode()
+        cdef const char *bytes_of_image = contents
+        cdef const char *bytes_of_name = short
+        cdef size_t size = len(contents)
         cdef aiouring_op_info *declared
         self.path = path
-        self.object = aiouring_bpf_open(<char *>contents, len(contents), short, &log)
+        with nogil:
+            self.object = aiouring_bpf_open(bytes_of_image, size, bytes_of_name, &log)
         error, said = errno, take_log(log)
         if self.object == NULL:
             raise OperationRefused(known_error(error), "this is no object file of BPF programs that libbpf could read", path, said)

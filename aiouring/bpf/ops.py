@@ -168,7 +168,7 @@ class LoopOperations:
             if program.ships:
                 op._use_shipped(self.loop, program.named)
             else:
-                op._use_library(self.loop, _bpfop.Library(str(program.library), read_file(program.library)))
+                op._use_library(self.loop, await executor.in_executor(load_library, program.library))
         else:
             reason = why_not_kernel()
             if reason:
@@ -275,14 +275,16 @@ def read_file(path: Path) -> bytes:
         raise Unfit(f"there is no {path.name}", missing) from error
 
 
+def load_library(path: Path) -> _bpfop.Library:
+    return _bpfop.Library(str(path), read_file(path))
+
+
 async def load_in_thread(path: Path, load: Callable[[Any], None]) -> None:
     """Open an object and load it into the kernel. The verifier may take a second for a large one."""
     from aiouring.bpf import _libbpf_op  # here, since a build without libbpf has none
 
-    image = read_file(path)
-
     def run() -> None:
-        loaded = _libbpf_op.OperationObject(str(path), image)
+        loaded = _libbpf_op.OperationObject(str(path), read_file(path))
         try:
             load(loaded)
         except BaseException:
