@@ -13,6 +13,10 @@
  *     cmd[0:8] the address of struct uring_bpf_request          cmd[8:16] 0
  *     A registered buffer (at most one a request): URING_CMD's own IORING_URING_CMD_FIXED and the SQE's buf_index, the same index as in the request.
  *
+ * Everything that is not used is zero, here and in the request: what reserved says, the buf_index of user memory, descriptors beyond buffer_count. An
+ * operation that is not registered is -EOPNOTSUPP, memory that is not the caller's or not within its registered buffer -EFAULT, the rest -EINVAL; the
+ * operation hears of none of them. Buffers are reached in issue alone.
+ *
  * The request and its buffers are the caller's, and unchanged, from submission to the CQE. The CQE's res is -errno, or the result if that is between 0
  * and INT_MAX, or INT_MAX; the whole result is in the request. On an error the request's result is not written.
  */
