@@ -43,20 +43,14 @@ struct command {
 	__u64 reserved;
 };
 
-struct slot {
-	struct uring_bpf_ops __rcu *ops;
-	/* What it was registered by, for writers. */
-	struct bpf_link *link;
-};
-
 struct table {
 	struct kref references;
 	struct srcu_struct running;
-	struct slot slots[URING_BPF_OPS_MAX];
+	struct uring_bpf_ops __rcu *operations[URING_BPF_OPS_MAX];
 };
 
 static const struct file_operations device_operations;
-/* Guards who is in which table: the slots for writers, and the operations' priv, which is their table or NULL. */
+/* Guards who is in which table: operations[] for writers, and the operations' priv, which is their table or NULL. */
 static DEFINE_MUTEX(tables_lock);
 
 /*
@@ -105,7 +99,6 @@ static int uring_bpf_reg(void *kdata, struct bpf_link *link)
 {
 	struct uring_bpf_ops *ops = kdata;
 	struct table *table;
-	struct slot *slot;
 	CLASS(fd, file)(ops->ring_fd);
 
 	/* Without a link the map would hold itself, and with it the module, when its process is gone. */
@@ -114,33 +107,25 @@ static int uring_bpf_reg(void *kdata, struct bpf_link *link)
 	if (fd_empty(file) || fd_file(file)->f_op != &device_operations)
 		return -EBADF;
 	table = fd_file(file)->private_data;
-	slot = &table->slots[ops->id];
 	guard(mutex)(&tables_lock);
 	/* A map of operations can have several links; it is in one table. */
-	if (ops->priv || rcu_access_pointer(slot->ops))
+	if (ops->priv || rcu_access_pointer(table->operations[ops->id]))
 		return -EBUSY;
 	kref_get(&table->references);
 	ops->priv = table;
-	slot->link = link;
-	rcu_assign_pointer(slot->ops, ops);
+	rcu_assign_pointer(table->operations[ops->id], ops);
 	return 0;
 }
 
+/* Called for the link that registered it: until this is through, another one is refused. */
 static void uring_bpf_unreg(void *kdata, struct bpf_link *link)
 {
 	struct uring_bpf_ops *ops = kdata;
 	struct table *table;
-	struct slot *slot;
 
 	scoped_guard(mutex, &tables_lock) {
 		table = ops->priv;
-		if (!table)
-			return;
-		slot = &table->slots[ops->id];
-		if (slot->link != link)
-			return;
-		RCU_INIT_POINTER(slot->ops, NULL);
-		slot->link = NULL;
+		RCU_INIT_POINTER(table->operations[ops->id], NULL);
 	}
 	/* After this no request runs it, and its programs may go. */
 	synchronize_srcu(&table->running);
@@ -191,7 +176,7 @@ static int device_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		ret = -EINVAL;
 	} else {
 		guard(srcu)(&table->running);
-		ops = srcu_dereference(table->slots[array_index_nospec(cmd->cmd_op & COMMAND_ID, URING_BPF_OPS_MAX)].ops, &table->running);
+		ops = srcu_dereference(table->operations[array_index_nospec(cmd->cmd_op & COMMAND_ID, URING_BPF_OPS_MAX)], &table->running);
 		ret = ops ? run(cmd, ops, address, issue_flags, &retry) : -EOPNOTSUPP;
 	}
 	if (retry)
