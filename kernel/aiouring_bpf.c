@@ -7,8 +7,9 @@
  * other, in the task that submits or in a worker of io_uring's.
  *
  * Who owns what: a table belongs to its open file and to each operation in it, and goes with the last of them. An operation is registered as long
- * as its link is there, whatever happens to the file; a request holds its file. An operation in the table is used inside SRCU sections alone, so
- * that unregistering waits for the requests that run it. The module stays as long as there is an open file or a map of such operations.
+ * as its link is there, whatever happens to the file; a request holds its file. An operation in the table is used inside the table's SRCU sections
+ * alone, so that unregistering waits for the requests that run it, and for those of no other table: a request may wait for its memory as long as
+ * somebody likes. No lock is held meanwhile. The module stays as long as there is an open file or a map of such operations.
  */
 #include <linux/bpf.h>
 #include <linux/file.h>
@@ -20,9 +21,15 @@
 #include <linux/mutex.h>
 #include <linux/nospec.h>
 #include <linux/srcu.h>
+#include <linux/version.h>
 
 #include "core.h"
 #include "core.c"
+
+/* See WORK_CANCELLED; a kernel that is newer may also have types and functions of the names that this module gives to its own. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 3, 0) || LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0)
+#error "aiouring_bpf knows the insides of Linux 7.3's io_uring; it is not for this kernel"
+#endif
 
 /* From io_uring's own io-wq.h: the work is to end. Cancelling a request that runs in a worker sets it. */
 #define WORK_CANCELLED 1
@@ -38,17 +45,24 @@ struct command {
 
 struct table {
 	struct kref references;
+	struct srcu_struct running;
 	struct uring_bpf_ops __rcu *operations[URING_BPF_OPS_MAX];
 };
 
 static const struct file_operations device_operations;
-/* Guards who is in which table: operations[] for writers, and the operations' priv. */
+/* Guards who is in which table: operations[] for writers, and the operations' priv, which is their table or NULL. */
 static DEFINE_MUTEX(tables_lock);
-DEFINE_STATIC_SRCU(tables_srcu);
 
+/*
+ * Where the last of file and operations goes: a task that closes a file or a link, or a worker of the kernel; it may sleep. Nobody runs or waits in
+ * `running` then: a request holds the file, and uring_bpf_unreg() its reference until it has waited.
+ */
 static void table_free(struct kref *references)
 {
-	kfree(container_of(references, struct table, references));
+	struct table *table = container_of(references, struct table, references);
+
+	cleanup_srcu_struct(&table->running);
+	kfree(table);
 }
 
 static void table_put(struct table *table)
@@ -87,6 +101,9 @@ static int uring_bpf_reg(void *kdata, struct bpf_link *link)
 	struct table *table;
 	CLASS(fd, file)(ops->ring_fd);
 
+	/* Without a link the map would hold itself, and with it the module, when its process is gone. */
+	if (!link)
+		return -EOPNOTSUPP;
 	if (fd_empty(file) || fd_file(file)->f_op != &device_operations)
 		return -EBADF;
 	table = fd_file(file)->private_data;
@@ -100,6 +117,7 @@ static int uring_bpf_reg(void *kdata, struct bpf_link *link)
 	return 0;
 }
 
+/* Called for the link that registered it: until this is through, another one is refused. */
 static void uring_bpf_unreg(void *kdata, struct bpf_link *link)
 {
 	struct uring_bpf_ops *ops = kdata;
@@ -110,7 +128,7 @@ static void uring_bpf_unreg(void *kdata, struct bpf_link *link)
 		RCU_INIT_POINTER(table->operations[ops->id], NULL);
 	}
 	/* After this no request runs it, and its programs may go. */
-	synchronize_srcu(&tables_srcu);
+	synchronize_srcu(&table->running);
 	scoped_guard(mutex, &tables_lock)
 		ops->priv = NULL;
 	table_put(table);
@@ -157,8 +175,8 @@ static int device_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	if (cmd->cmd_op & ~COMMAND_KNOWN || READ_ONCE(command->reserved) || cmd->flags & IORING_URING_CMD_MULTISHOT) {
 		ret = -EINVAL;
 	} else {
-		guard(srcu)(&tables_srcu);
-		ops = srcu_dereference(table->operations[array_index_nospec(cmd->cmd_op & COMMAND_ID, URING_BPF_OPS_MAX)], &tables_srcu);
+		guard(srcu)(&table->running);
+		ops = srcu_dereference(table->operations[array_index_nospec(cmd->cmd_op & COMMAND_ID, URING_BPF_OPS_MAX)], &table->running);
 		ret = ops ? run(cmd, ops, address, issue_flags, &retry) : -EOPNOTSUPP;
 	}
 	if (retry)
@@ -174,6 +192,10 @@ static int device_open(struct inode *inode, struct file *file)
 
 	if (!table)
 		return -ENOMEM;
+	if (init_srcu_struct(&table->running)) {
+		kfree(table);
+		return -ENOMEM;
+	}
 	kref_init(&table->references);
 	file->private_data = table;
 	return nonseekable_open(inode, file);

@@ -16,12 +16,15 @@
 #define URING_BPF_ERRNO_INTERNAL_FIRST 512
 #define URING_BPF_ERRNO_INTERNAL_LAST 531
 
-/* What a program returned, as an error that a request may end with, or 0. */
+/*
+ * What a program returned, as an error that a request may end with, or 0. -ECANCELED is none of a program's: by it user space knows a request that
+ * was never begun, and submits it again for its fail and cleanup (URING_BPF_CMD_FAIL).
+ */
 static int uring_bpf_error(int returned)
 {
 	if (returned == 0)
 		return 0;
-	if (returned > 0 || returned < -MAX_ERRNO)
+	if (returned > 0 || returned < -MAX_ERRNO || returned == -ECANCELED)
 		return -EINVAL;
 	if (returned <= -URING_BPF_ERRNO_INTERNAL_FIRST && returned >= -URING_BPF_ERRNO_INTERNAL_LAST)
 		return -EINVAL;
@@ -107,6 +110,9 @@ static s32 uring_bpf_issue(struct uring_bpf_call *call, unsigned int issue_flags
 		if (call->buffers[i].type != IO_BPF_BUF_FIXED)
 			continue;
 		ret = uring_bpf_fixed(call, i, 0, call->buffers[i].len, ITER_SOURCE, &iter);
+		/* One that the kernel registered (ublk) may be for writing alone. Which of the two the program wants is looked at when it moves bytes. */
+		if (ret == -EFAULT)
+			ret = uring_bpf_fixed(call, i, 0, call->buffers[i].len, ITER_DEST, &iter);
 		if (ret)
 			return uring_bpf_error(ret);
 	}

@@ -35,7 +35,7 @@ struct uring_bpf_ops {
 	int (*issue_fn)(struct uring_bpf_data *data);
 	void (*fail_fn)(struct uring_bpf_data *data);
 	void (*cleanup_fn)(struct uring_bpf_data *data);
-	/* The table that it stands in: the kernel's own. */
+	/* The kernel's own: where it is registered. */
 	void *priv;
 };
 

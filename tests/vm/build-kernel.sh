@@ -17,6 +17,9 @@ tree=$folder/linux
 
 hash=$({ echo "$version"; cat "$patch" "${core[@]}" "$configuration"; } | sha256sum | cut -c1-16)
 built=$folder/opcode-$hash
+# One at a time; who comes second finds what the first has built.
+exec 9>"$folder/lock"
+flock 9
 if [ -e "$built/vmlinux" ]; then
     echo "$built/vmlinux"
     exit
@@ -51,7 +54,8 @@ fi
 
 # What was patched before is undone first, so that files that did not change keep their times and are not compiled again.
 if ! cmp -s "$patch" "$tree/.applied.patch"; then
-    [ ! -e "$tree/.applied.patch" ] || patch -s -R -d "$tree" -p1 <"$tree/.applied.patch"
+    [ ! -e "$tree/.applied.patch" ] || patch -s -R -d "$tree" -p1 <"$tree/.applied.patch" ||
+        fail "what was patched before cannot be undone; remove $tree to begin with an untouched source"
     rm -f "$tree/.applied.patch"
     patch -s -d "$tree" -p1 <"$patch" || fail "the patch does not apply; remove $tree to begin with an untouched source"
     cp "$patch" "$tree/.applied.patch"
@@ -83,7 +87,8 @@ echo "build-kernel: building Linux ${version%%+*} with the patch; the first time
     tail -n 40 "$folder/kernel.log" >&2
     fail "the kernel was not built"
 }
-rm -rf "$folder"/opcode-*
+# Not today's: a guest may be about to boot it.
+find "$folder" -maxdepth 1 -name "opcode-*" -mmin +1440 -exec rm -rf {} +
 mkdir -p "$built"
 cp "$configuration" "$built/config"
 echo "${version%%+*} with IORING_OP_BPF" >"$built/version"

@@ -11,9 +11,14 @@ sources=("$checkout"/kernel/{Kbuild,aiouring_bpf.c,core.c,core.h} "$checkout/bpf
 
 hash=$({ echo "$version"; cat "${sources[@]}"; } | sha256sum | cut -c1-16)
 built=$folder/module-$hash
+# One at a time; who comes second finds what the first has built.
+exec 9>"$folder/lock"
+flock 9
 if [ ! -e "$built/aiouring_bpf.ko" ]; then
     "$here/setup-root.sh" "$folder"
-    rm -rf "$folder"/module-*
+    # Not today's: a guest may be about to load it.
+    find "$folder" -maxdepth 1 -name "module-*" -mmin +1440 -exec rm -rf {} +
+    rm -rf "$built.part"
     mkdir -p "$built.part"
     cp "${sources[@]}" "$built.part"
     echo "build-module: building the module for Linux $version" >&2

@@ -137,4 +137,11 @@ struct io_uring_sqe *operate(struct ring *ring, int device, int operation, struc
 struct io_uring_sqe *operate_at(struct ring *ring, int device, int operation, uint64_t address);
 int32_t run(struct world *world, int operation, struct uring_bpf_request *request);
 
+/* Tests in operations_others.c. */
+void table_of_another(void);
+void ring_of_another(void);
+void link_of_a_closed_ring(void);
+void without_a_link(void);
+void cancelled_is_never_begun(void);
+
 #endif

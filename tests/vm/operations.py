@@ -14,7 +14,7 @@ from tools import find_libbpf
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "vm"
 ABI = ROOT / "bpf_progs" / "include" / "aiouring"
-SOURCES = ["operations.c", "operations_ring.c"]
+SOURCES = ["operations.c", "operations_others.c", "operations_ring.c"]
 
 
 def script(name: str, folder: Path) -> Path:

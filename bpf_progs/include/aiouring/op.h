@@ -17,7 +17,7 @@
  * prep and issue return 0, or an error as -AIOURING_EINVAL is one; fail and cleanup return nothing. prep checks the request; an error ends it there.
  * issue does the work. fail is called in its place where a request before it in the same chain failed. cleanup is called at the end, exactly once,
  * whatever happened, also where prep was not called because the number of buffers was wrong. Only issue must be there. Any other number than 0 or
- * -1 to -511 and -531 to -4095 is EINVAL.
+ * -1 to -511 and -532 to -4095 is EINVAL, and so is -AIOURING_ECANCELED, which says that a request was never begun.
  *
  * Buffers are read and written by issue alone: prep may run long before, and a failed request's buffers are not there.
  *
@@ -390,7 +390,7 @@ AIOURING_CODE int AIOURING_NONE(struct aiouring_op *op)
 
 AIOURING_CODE int aiouring_checked(int result)
 {
-    if (result > 0 || result < -4095 || (result <= -512 && result >= -530))
+    if (result > 0 || result < -4095 || (result <= -512 && result >= -531) || result == -AIOURING_ECANCELED)
         return -AIOURING_EINVAL;
     return result;
 }
