@@ -250,7 +250,7 @@ async def engines() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"ops": [], "hook": []}
     for engine in ("opcode", "module", "prog_run", "inline"):
         with contextlib.suppress(OSError):
-            await Op.load("crc32c", engine=engine)  # type: ignore[arg-type]
+            await Op.load("crc32c", engine=engine)
             found["ops"].append(engine)
     for engine in ("kernel", "inline"):
         with contextlib.suppress(OSError):
