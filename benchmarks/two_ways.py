@@ -97,7 +97,9 @@ def ways_here() -> Iterator[tuple[str, str]]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     tasks = [task for task in TASKS if options.job in (None, task[0])]
     ways = list(ways_here())
-    rows = [{"job": job, "bytes": size, "way": way, "engine": engine, "counts": {}, "cpu_us": []} for job, size, _ in tasks for way, engine in ways]
+    rows: list[dict[str, Any]] = [
+        {"job": job, "bytes": size, "way": way, "engine": engine, "counts": {}, "cpu_us": []} for job, size, _ in tasks for way, engine in ways
+    ]
     console = Console(stderr=True)
     for row in track(rows, "counting", console=console):
         row["counts"] = count(row["job"], row["way"], row["engine"], row["bytes"], options.count)
