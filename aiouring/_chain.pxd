@@ -8,6 +8,7 @@ from aiouring._hook cimport HookEngine, Region, aiouring_link
 
 cdef class ChainRun(ChainLinks):
     cdef uint32_t first, submitted      # the links that are linked now: from the one to before the other
+    cdef bint careful           # operations go out by themselves
     cdef bint severed           # one of them has failed, and those behind it do not run
     cdef bint stopping, timed_out, awaited
     cdef object timeout, timer, stopper
@@ -34,6 +35,10 @@ cdef class ChainRun(ChainLinks):
     cdef int conclude(self) except -1
     cdef int begin_again(self, uint32_t failed) except -1
     cdef object failure(self, uint32_t at)
+    cdef bint is_alone(self, uint32_t at, uint32_t first) noexcept
+    cdef bint is_opcode(self, uint32_t at) noexcept
+    cdef bint may_refuse_all(self) noexcept
+    cdef bint is_quiet(self, uint32_t at) noexcept
     cdef bint success_is_known(self, uint32_t at) noexcept
     cdef int64_t known_success(self, uint32_t at) noexcept
     cdef bint note_completion(self, uint32_t number, int32_t res) noexcept

@@ -27,7 +27,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from aiouring._awaitable cimport AIOURING_NEXT, FINISHED, NEW, OVER, WAITING, warn_never_awaited
-from aiouring._bpfop cimport ENGINE_PROG_RUN, URING_BPF_DIRECT_BYTES_MAX, BpfRequest, uring_bpf_request
+from aiouring._bpfop cimport ENGINE_OPCODE, ENGINE_PROG_RUN, URING_BPF_DIRECT_BYTES_MAX, BpfRequest, uring_bpf_request
 from aiouring._chainlinks cimport *
 from aiouring._hook cimport *
 from aiouring._loop cimport LoopCore
@@ -141,7 +141,7 @@ cdef class ChainRun(ChainLinks):
         cdef io_uring_sqe *sqe
         cdef uint64_t request
         cdef uint32_t at, end = first + 1
-        while end < self.count and self.severs(end - 1) and not self.may_be_refused(end - 1) and not self.may_be_refused(end):
+        while end < self.count and self.severs(end - 1) and not self.is_alone(end - 1, first) and not self.is_alone(end, first):
             end += 1
         if end - first > self.loop.ring.sq_entries:
             raise ValueError(f"a chain of {end - first} links does not fit into a submission queue of {self.loop.ring.sq_entries}")
@@ -156,10 +156,35 @@ cdef class ChainRun(ChainLinks):
             self.fill(at, sqe)
             if at + 1 < end:
                 sqe.flags |= <uint8_t>(IOSQE_IO_HARDLINK if self.links[at].hard else IOSQE_IO_LINK)
-                if self.success_is_known(at):
+                if self.is_quiet(at):
                     sqe.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
             sqe.user_data = linked_data(request, at - first)
         return 0
+
+    cdef bint is_alone(self, uint32_t at, uint32_t first) noexcept:
+        """Whether it cannot be linked to others, from `first` on. The kernel's own BPF operations are prepared when the chain is submitted, and one that
+        is refused then takes all others with it, of which none has run. So that is tried, and if need be done again with each by itself; but for where
+        the first one's ECANCELED could also be what it says itself."""
+        if self.may_be_refused(at):
+            return True
+        if not self.is_opcode(at):
+            return False
+        return self.careful or (self.is_opcode(first) and (at != first or self.links[at].hard))
+
+    cdef bint is_opcode(self, uint32_t at) noexcept:
+        return self.links[at].kind == LINK_BPF and (<BpfRequest>self.operations[at]).op.kind == ENGINE_OPCODE
+
+    cdef bint may_refuse_all(self) noexcept:
+        """Whether one of the requests that are linked now could have refused the others."""
+        cdef uint32_t at
+        for at in range(self.first + 1, self.submitted):
+            if self.is_opcode(at):
+                return True
+        return False
+
+    cdef bint is_quiet(self, uint32_t at) noexcept:
+        """Whether its success posts no completion. (Of a first link that is hard, its ECANCELED would not tell whether others follow.)"""
+        return self.success_is_known(at) and not (at == self.first and self.links[at].hard and self.may_refuse_all())
 
     cdef bint success_is_known(self, uint32_t at) noexcept:
         """Whether its completion would say nothing that is not known from its success: it is left out then, and Python not woken by it."""
@@ -216,7 +241,7 @@ cdef class ChainRun(ChainLinks):
             return True
         if not self.severed and not link.hard and self.severs_by(at):
             self.severed = True
-            return self.success_is_known(at)        # the others are as quiet as it would have been; else each says that it was cancelled
+            return self.is_quiet(at)                # the others are as quiet as it would have been; else each says that it was cancelled
         return False
 
     cdef bint severs_by(self, uint32_t at) noexcept:
@@ -422,6 +447,11 @@ cdef class ChainRun(ChainLinks):
                     at += 1
                 if at < self.submitted and self.links[at].result == -EINTR and self.links[at].kind != LINK_BPF:
                     return self.submit_linked(at)           # nothing behind it has run, nor has itself
+                if self.links[self.first].result == -ECANCELED and not self.is_opcode(self.first) and not self.careful and self.may_refuse_all():
+                    self.careful = True
+                    for at in range(self.first, self.submitted):
+                        self.links[at].over = False
+                    return self.submit_linked(self.first)   # nothing has run
                 if at == self.submitted and at < self.count:
                     return self.submit_linked(at)
         if failed < self.count and self.tell_failed():

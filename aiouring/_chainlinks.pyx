@@ -16,7 +16,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.object cimport PyObject
-from libc.errno cimport EBADF, EIO, ENFILE
+from libc.errno cimport EBADF, EIO, ENFILE, ENOSYS
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close as posix_close
@@ -75,6 +75,9 @@ cdef int64_t OFFSET_MAX = 0x7FFFFFFFFFFFFFFF
 cdef double TIMEOUT_MAX_S = 1e9
 cdef tuple KIND_NAMES = ("open", "read", "write", "send", "recv", "fsync", "close", "statx", "timeout", "bpf")
 cdef object socket_socket = socket.socket
+
+# What a loop can do without; 0: what each of our rings has.
+cdef int[10] OPCODES = [IORING_OP_OPENAT, 0, 0, 0, 0, IORING_OP_FSYNC, IORING_OP_CLOSE, IORING_OP_STATX, IORING_OP_TIMEOUT, 0]
 
 
 cdef class ChainFile:
@@ -488,6 +491,8 @@ cdef class ChainLinks(Operation):
         cdef uint32_t at
         self.ring = self.loop.ring
         for at in range(self.count):
+            if OPCODES[<int>self.links[at].kind] and not self.ring.supports(OPCODES[<int>self.links[at].kind]):
+                raise OSError(ENOSYS, f"this kernel's io_uring has no request for a chain's {self.kind_name(at)}()")
             if self.links[at].kind == LINK_CLOSE and self.links[at].file < 0 and self.loop.has_transport(self.links[at].flags):
                 self.loop._ensure_fd_no_transport(self.links[at].flags)
         for file in self.files:

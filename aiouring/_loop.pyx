@@ -818,6 +818,7 @@ cdef class LoopCore:
         """Cancel everything and wait for the last CQEs. False: some did not come in time."""
         cdef double deadline, cancel_again
         cdef uint64_t linked_cqes = self.ops.linked_cqes
+        cdef uint32_t left = self.ops.in_flight
         cdef int rc
         if self.ring_thread == 0:
             self.ring.enable()
@@ -835,6 +836,9 @@ cdef class LoopCore:
                 return True
             if self.now() >= deadline:
                 break
+            if self.ops.in_flight != left:
+                left = self.ops.in_flight
+                cancel_again = self.now() + 1e-9 * CLOSE_WAIT_NS
             if self.ops.linked_cqes != linked_cqes or self.now() >= cancel_again:
                 linked_cqes = self.ops.linked_cqes
                 cancel_again = self.now() + 1e-9 * CLOSE_WAIT_NS

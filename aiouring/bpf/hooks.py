@@ -204,8 +204,8 @@ class Hook:
     @property
     def stats(self) -> dict[str, int]:
         """Counts since the loop got its first hook: steps of the program, completions (cqes) and what it said of them (consumed, held, woke), and
-        the tasks that run now; and of servers with respond= how many requests the program answered, and passed on to Python. The kernel engine's are
-        counted by the program in the kernel."""
+        the tasks and chains that run now; and of servers with respond= how many requests the program answered, and passed on to Python. The kernel
+        engine's are counted by the program in the kernel."""
         return dict(self._engine_object().stats())
 
     @property
