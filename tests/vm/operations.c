@@ -1150,7 +1150,7 @@ static long kilobytes(const char *file, const char *key)
 /* Many operations leave nothing. */
 static void million(void)
 {
-	unsigned total = times_or(engine == MODULE ? 1000000 : 200000), warm = total / 10;
+	unsigned total = times_or(engine == MODULE ? 1000000 : 50000), warm = total / 10;
 	struct world world;
 	uint8_t *memory = pages(2);
 	struct uring_bpf_request requests[32];
