@@ -30,7 +30,8 @@ static void wait_for_ever(int ready)
 	static char target[4096];
 	struct pollfd fault = {.events = POLLIN};
 	void *page = missing_page(&fault.fd);
-	struct uring_bpf_request request = {.buffers = {{.addr = (uintptr_t)page, .len = 4096}, {.addr = (uintptr_t)target, .len = 4096}}, .buffer_count = 2};
+	struct uring_bpf_request request = {
+		.buffers = {{.addr = (uintptr_t)page, .len = 4096}, {.addr = (uintptr_t)target, .len = 4096}}, .buffer_count = 2};
 	struct world world;
 
 	TRUE(!prctl(PR_SET_PDEATHSIG, SIGKILL));
