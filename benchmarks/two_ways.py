@@ -7,6 +7,7 @@ median with min-max.
 
 --counts        no times: for a virtual machine, where only counts mean anything
 --job NAME      copy or echo alone            --rounds N   of the times (5)
+--only WAY,...  these ways alone, as "awaits", "ops:module" or "hook:kernel"
 --count N       blocks or messages of the counting runs (64); the times' runs have more
 --json FILE     where everything goes: else .cache/results/two_ways.json
 --table FILES   measure nothing: print the table of these JSON files, as docs/two-ways.md has it
@@ -96,7 +97,7 @@ def ways_here() -> Iterator[tuple[str, str]]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     tasks = [task for task in TASKS if options.job in (None, task[0])]
-    ways = list(ways_here())
+    ways = [(way, engine) for way, engine in ways_here() if not options.only or way in options.only or f"{way}:{engine}" in options.only]
     rows: list[dict[str, Any]] = [
         {"job": job, "bytes": size, "way": way, "engine": engine, "counts": {}, "cpu_us": []} for job, size, _ in tasks for way, engine in ways
     ]
@@ -148,6 +149,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.two_ways", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", action="store_true")
     parser.add_argument("--job", choices=["copy", "echo"])
+    parser.add_argument("--only", type=lambda text: text.split(","), metavar="WAY,...")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--json", type=Path, default=RESULTS)
