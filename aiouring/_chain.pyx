@@ -162,9 +162,9 @@ cdef class ChainRun(ChainLinks):
         return 0
 
     cdef bint is_alone(self, uint32_t at, uint32_t first) noexcept:
-        """Whether it cannot be linked to others, from `first` on. The kernel's own BPF operations are prepared when the chain is submitted, and one that
-        is refused then takes all others with it, of which none has run. So that is tried, and if need be done again with each by itself; but for where
-        the first one's ECANCELED could also be what it says itself."""
+        """Whether it cannot be linked to others, from `first` on. The kernel's own BPF operations are prepared when the chain is submitted, and one
+        that is refused then takes all others with it, of which none has run. So that is tried, and if need be done again with each by itself; but for
+        where the first one's ECANCELED could also be what it says itself."""
         if self.may_be_refused(at):
             return True
         if not self.is_opcode(at):
@@ -228,7 +228,10 @@ cdef class ChainRun(ChainLinks):
         """True: that was the last one."""
         cdef uint32_t at = self.first + number, before
         cdef chain_link *link
-        if number == LINKED_LOST or number == LINKED_WITHDRAWN:
+        if number == LINKED_LOST:
+            return True
+        if number == LINKED_WITHDRAWN:
+            self.submitted = self.first     # the kernel has seen none of them
             return True
         link = &self.links[at]
         for before in range(self.first, at):
@@ -490,7 +493,7 @@ cdef class ChainRun(ChainLinks):
                 request = self.operations[at]
                 if request is None or self.links[at].over and not (self.links[at].result == -ECANCELED and self.after_failure(at)):
                     continue
-                if not request.native() or request.fail_owed(-ECANCELED) or self.in_hook and self.loop.ring is self.ring:
+                if not request.native() or request.fail_owed(-ECANCELED) or (self.in_hook or at >= self.submitted) and self.loop.ring is self.ring:
                     self.unheard.append(request)
         while self.unheard:
             request = self.unheard[0]
