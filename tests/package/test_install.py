@@ -105,15 +105,17 @@ def test_installs_modules_and_stubs_and_no_sources(installed: Path, tmp_path: Pa
     shown = run(installed, "-m", "pip", "--disable-pip-version-check", "show", "--files", "aiouring", cwd=tmp_path)
     names = [line.strip() for line in shown.split("Files:")[1].splitlines()]
     modules = {Path(name).name.split(".")[0] for name in names if name.endswith(".so")}
-    # A machine that has no libbpf and reaches no mirror of Debian builds without this one, and says so.
-    assert modules | {"_libbpf"} == {path.stem for path in ROOT.glob("aiouring/**/*.pyx")}
+    # A machine that has no libbpf and reaches no mirror of Debian builds without these two, and says so.
+    assert modules | {"_libbpf", "_libbpf_op"} == {path.stem for path in ROOT.glob("aiouring/**/*.pyx")}
     stubs = {Path(name).stem for name in names if name.endswith(".pyi")}
     assert modules <= stubs, f"no stub for {modules - stubs}"
     assert "aiouring/py.typed" in names
     assert not [name for name in names if name.endswith((".pyx", ".c"))]
     if shutil.which("clang"):
         objects = {Path(name).name for name in names if name.startswith("aiouring/bpf/objects/")}
-        assert objects == {path.name.replace(".bpf.c", ".bpf.o") for path in ROOT.glob("bpf_progs/*.bpf.c")}
+        hooks = {path.name.replace(".bpf.c", ".bpf.o") for path in ROOT.glob("bpf_progs/*.bpf.c")}
+        operations = {path.name.replace(".bpf.c", f".{kind}.bpf.o") for path in ROOT.glob("bpf_progs/ops/*.bpf.c") for kind in ("op", "run")}
+        assert objects == hooks | operations
     headers = {name.removeprefix("aiouring/bpf/include/") for name in names if name.startswith("aiouring/bpf/include/aiouring/")}
     assert headers == {str(path.relative_to(ROOT / "bpf_progs/include")) for path in ROOT.glob("bpf_progs/include/**/*.h")}
     assert [name for name in names if name.endswith("licenses/LICENSE")]
