@@ -243,6 +243,8 @@ cdef class OpCore:
         return self.info.buffers_min, self.info.buffers_max
 
     def __call__(self, *buffers, flags=0, length=None):
+        if self.loop is None:
+            raise TypeError("this operation was never loaded: `await Op.load(...)` makes one")
         cdef OpCall call = OpCall.__new__(OpCall)
         call.loop = self.loop
         call.op = self
@@ -275,6 +277,8 @@ cdef class OpCore:
         return result
 
     cdef int check(self) except -1:
+        if self.loop is None:
+            raise TypeError("this operation was never loaded: `await Op.load(...)` makes one")
         self.loop.ops.check()
         if self.loop.ops.issuer != PyThread_get_thread_ident():
             raise RuntimeError(f"{self.name}: this operation was loaded for another event loop than the running one")

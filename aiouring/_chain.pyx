@@ -280,8 +280,8 @@ cdef class ChainRun(ChainLinks):
         cdef io_uring_sqe *sqe
         cdef uint32_t at
         if not engine.has_chains:
-            raise RuntimeError("a chain that carries results needs a hook with chains, and the program that is attached to this event loop has none: "
-                               "detach it, or build it with aiouring/chain.h")
+            raise RuntimeError("a chain that carries results, or runs an operation that is no request, needs a hook with chains, and the "
+                               "program that is attached to this event loop has none: detach it, or build it with aiouring/chain.h")
         if region.free_chain_count == 0:
             raise OSError(EBUSY, f"{AIOURING_CHAINS_MAX} chains that carry results run in this event loop's hook, which is its limit")
         sqe = self.loop.ops.begin(self, ChainRun.hook_complete, 0)

@@ -176,8 +176,8 @@ class Chain:
         hard: bool = False,
     ) -> Link:  # fmt: skip
         """Read into a writable buffer, up to its length or the first `length` bytes of it. offset: in the file, in bytes; None: at the file's own
-        position, which moves, and what pipes want. Result: bytes, 0 at the end of the file. A descriptor that is O_NONBLOCK fails with EAGAIN
-        instead of waiting."""
+        position, which moves, and what pipes want. Result: bytes, 0 at the end of the file. It waits for a pipe's bytes, also
+        where the descriptor is O_NONBLOCK."""
         self._run.add_move(_READ, self._file(file), buffer, self._number(length), self._number(offset), False, hard)
         return self._add("read", hard)
 

@@ -169,7 +169,10 @@ def build_all(command: str, options: argparse.Namespace, targets: list[Target]) 
         try:
             warnings = build(source, target, includes)
         except BuildFailed as error:
-            print(f"{command}: for the {engine} engine: {error}", file=sys.stderr)
+            # What an earlier source gave would be another program than the new one of the other engines.
+            old = f" (the old {target.name} was removed)" if target.exists() else ""
+            target.unlink(missing_ok=True)
+            print(f"{command}: for the {engine} engine{old}: {error}", file=sys.stderr)
             status = 1
         else:
             print(f"{warnings}{target}: for the {engine} engine")

@@ -97,6 +97,16 @@ async def test_arguments_of_load_that_are_refused(tmp_path: Path) -> None:
         other.close()
 
 
+async def test_one_that_was_never_loaded_is_refused() -> None:
+    nobody = bpf.Op()
+    with pytest.raises(TypeError, match=r"await Op\.load"):
+        nobody(b"")
+    chain = aiouring.Chain()
+    with pytest.raises(TypeError, match=r"await Op\.load"):
+        chain.bpf(nobody, b"")
+    nobody.close()
+
+
 def test_other_loops_are_refused() -> None:
     async def load() -> None:
         with pytest.raises(TypeError, match="not for _UnixSelectorEventLoop"):
