@@ -37,6 +37,7 @@ from aiouring._prep cimport prep_close, prep_timeout
 from aiouring.uapi cimport *
 
 import asyncio
+import functools
 import os
 
 from aiouring._errors import ChainError
@@ -114,18 +115,20 @@ cdef class ChainRun(ChainLinks):
         self.loop.ops.check()
         if self.carries and self.count > AIOURING_CHAIN_LINKS_MAX:
             raise ValueError(f"a chain that carries results has up to {AIOURING_CHAIN_LINKS_MAX} links, not {self.count}")
-        self.submit()
-        if self.timeout is not None and self.state == WAITING:
+        if self.timeout is not None:
+            # Before anything is in flight: in debug mode this is Python code, in which a signal's handler may raise.
             self.timer = self.loop.call_later(self.timeout, self._time_is_over)
+        self.submit()
         return 0
 
     cdef int submit(self) except -1:
         cdef HookEngine engine = engine_of(self.loop)
         cdef uint32_t at
         self.in_hook = self.carries
-        for at in range(self.count - 1):
-            if not self.severs(at) and engine is not None and engine.has_chains and self.count <= AIOURING_CHAIN_LINKS_MAX:
-                self.in_hook = engine.region.free_chain_count != 0
+        if (not self.carries and engine is not None and engine.has_chains and self.count <= AIOURING_CHAIN_LINKS_MAX
+                and engine.region.free_chain_count != 0):
+            for at in range(self.count - 1):
+                self.in_hook = self.in_hook or not self.severs(at)
         self.take_files()
         return self.submit_to_hook() if self.in_hook else self.submit_linked(0)
 
@@ -134,6 +137,7 @@ cdef class ChainRun(ChainLinks):
         if not self.idle() and not self.stopping:
             self.timed_out = True
             self.stop()
+
     # -- linked ------------------------------------------------------------------------------------------------------------------------------
 
     cdef int submit_linked(self, uint32_t first) except -1:
@@ -153,6 +157,7 @@ cdef class ChainRun(ChainLinks):
         for at in range(first, end):
             if at != first:
                 sqe = self.loop.ring.next_sqe()
+            self.links[at].over = False         # it may have been in flight before
             self.fill(at, sqe)
             if at + 1 < end:
                 sqe.flags |= <uint8_t>(IOSQE_IO_HARDLINK if self.links[at].hard else IOSQE_IO_LINK)
@@ -267,7 +272,7 @@ cdef class ChainRun(ChainLinks):
     def _stop_linked(self):
         """Which link runs, nobody knows, and the end of one may begin another: ask until it is over."""
         self.stopper = None
-        if self.request and not self.loop.ops.cancel_linked(self.request, 0):
+        if self.request and not self.failing and not self.loop.ops.cancel_linked(self.request, 0):
             self.stopper = self.loop.call_later(CANCEL_AGAIN_S, self._stop_linked)
 
     # -- in the hook --------------------------------------------------------------------------------------------------------------------------
@@ -350,19 +355,34 @@ cdef class ChainRun(ChainLinks):
         cdef uring_bpf_request *described = <uring_bpf_request *>slot.operation
         length = described.buffers[0].len if described.buffer_count else None
         call = request.op(*self.operands[at], flags=described.flags, length=length)
-        self.operation_task = asyncio.ensure_future(run_operation(self, at, call), loop=self.loop)
+        # By a callback, which comes also where the task never began, and after this where it is over already.
+        self.operation_task = asyncio.ensure_future(run_operation(call), loop=self.loop)
+        self.operation_task.add_done_callback(functools.partial(self._operation_ended, at, call))
         return 0
 
-    def _operation_ended(self, uint32_t at, value, error):
-        """Python has run a link's operation: with this result, or this exception."""
+    def _operation_ended(self, uint32_t at, call, task):
+        """Python has run a link's operation."""
         cdef BpfRequest request = self.operations[at]
         cdef aiouring_link *slot
         cdef io_uring_sqe *sqe
         self.operation_task = None
+        call.close()            # where the task was cancelled before it began
+        if self.loop._closed or self.loop.ops.closed:
+            return None
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        value = task.result() if error is None else None
         if error is None:
             request.request.result = <uint64_t>(value & 0xFFFFFFFFFFFFFFFF)
+        elif not isinstance(error, (OSError, asyncio.CancelledError)):
+            self.loop.call_exception_handler({"message": "a chain's operation failed", "exception": error, "future": task})
         if self.request == 0:
-            return self.conclude()              # the chain has ended meanwhile, and waited for this
+            # The chain has ended meanwhile, and waited for this.
+            try:
+                self.conclude()
+            except BaseException as exc:
+                self.fail(exc)
+                raise
+            return None
         slot = &self.region.chain(<uint32_t>self.index).link[at]
         if error is None:
             slot.result = <int64_t>request.request.result
@@ -436,6 +456,9 @@ cdef class ChainRun(ChainLinks):
         """Nothing of it is in flight: go on where that is to be done, or say how it went."""
         cdef uint32_t at = 0, failed = 0
         cdef object error
+        if self.stopper is not None:
+            self.stopper.cancel()           # nothing is left that it could stop
+            self.stopper = None
         while failed < self.count and not self.has_failed(failed):
             failed += 1
         if self.failing == 0 and not self.stopping and self.wanted():
@@ -471,10 +494,14 @@ cdef class ChainRun(ChainLinks):
     cdef int begin_again(self, uint32_t failed) except -1:
         """The loop runs in another thread, and the ring is another one. A chain of which nothing can have happened begins anew."""
         cdef ChainFile file
+        cdef uint32_t at
         cdef bint untouched = failed == 0 and (self.begun == 0 if self.in_hook else self.links[0].kind in (LINK_STATX, LINK_TIMER))
         if untouched and all([file.can_be_taken_again() for file in self.files]):
             self.give_files_back()
             self.give_slot_back()
+            for at in range(self.count):
+                self.links[at].over = False
+                self.links[at].base = 0         # what was put back comes again
             return self.submit()
         self.note_outcomes()
         return self.fail(chain_error(self, failed, ECANCELED, "the event loop moved to another thread while the chain was in flight: this link may "
@@ -587,16 +614,9 @@ cdef class ChainRun(ChainLinks):
             warn_never_awaited(self.name())
 
 
-async def run_operation(ChainRun run, uint32_t at, call):
+async def run_operation(call):
     """A link's operation, awaited for the chain."""
-    value = error = None
-    try:
-        value = await call
-    except BaseException as exc:
-        error = exc
-    run._operation_ended(at, value, error)
-    if error is not None and not isinstance(error, (OSError, asyncio.CancelledError)):
-        raise error
+    return await call
 
 
 cdef int errno_of(object error):

@@ -80,6 +80,7 @@ cdef class ChainLinks(Operation):
     cdef list paths
     cdef list operations        # of each link the BpfRequest, if it is one
     cdef dict operands          # and the buffers that it was given
+    cdef Py_ssize_t files_before    # that there were when the last link was begun
     cdef bint building          # a link is being made: arguments may run code of the user's
     cdef bint carries           # a link takes the result of another, or is no request: the hook has to run it
     cdef bint in_hook           # the hook runs it

@@ -250,18 +250,35 @@ cdef class ChainLinks(Operation):
         self.names.append(name)
         self.paths.append(None)
         self.operations.append(None)
+        self.files_before = len(self.files)
         self.count += 1
         self.building = True
         return &self.links[self.count - 1]
 
     cdef int drop_link(self) except -1:
-        """The one that was made last, whose arguments were wrong."""
+        """The one that was made last, whose arguments were wrong. What it wanted of others, nobody wants any more."""
+        cdef uint32_t at
+        cdef chain_link *link
         self.count -= 1
         self.building = False
         drop_memory(&self.links[self.count])
         del self.names[self.count:]
         del self.paths[self.count:]
         del self.operations[self.count:]
+        del self.files[self.files_before:]
+        self.known_files = {key: index for key, index in self.known_files.items() if index < self.files_before}
+        self.operands.pop(self.count, None)
+        self.carries = False
+        for at in range(self.count):
+            self.links[at].taken = False
+        for at in range(self.count):
+            link = &self.links[at]
+            if link.length_from:
+                self.links[link.length_from - 1].taken = True
+            if link.offset_from:
+                self.links[link.offset_from - 1].taken = True
+            if link.length_from or link.offset_from or link.kind == LINK_BPF and not (<BpfRequest>self.operations[at]).native():
+                self.carries = True
         return 0
 
     cdef int add_file(self, object file, bint by_number) except -1:
