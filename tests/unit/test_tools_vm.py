@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_guest_script(*runs: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", lane.guest_script(list(runs))], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    guest = lane.Guest(ROOT / "vmlinux", "0.0", "", [], {str(number): run for number, run in enumerate(runs)})
+    return subprocess.run(["bash", "-c", guest.script()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_runs_are_side_by_side_and_each_must_pass(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_lines_begin_with_the_runs_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert done.returncode == 4
     assert all(line.startswith("hook: ") for line in done.stdout.splitlines())
     assert "hook: ERROR: file or directory not found: no-such-file.py" in done.stdout
-    assert lane.hook_tests_that_ran(tmp_path / "test-vm-hook.xml") == 0
+    assert lane.tests_that_ran(tmp_path / "test-vm-hook.xml") == 0
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,8 @@ def test_lines_begin_with_the_runs_name(tmp_path: Path, monkeypatch: pytest.Monk
 def test_skipped_tests_did_not_run(tmp_path: Path, cases: str, ran: int) -> None:
     path = tmp_path / "results.xml"
     path.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
-    assert lane.hook_tests_that_ran(path) == ran
-    assert lane.hook_tests_that_ran(tmp_path / "missing.xml") == 0
+    assert lane.tests_that_ran(path) == ran
+    assert lane.tests_that_ran(tmp_path / "missing.xml") == 0
 
 
 def test_the_files_of_the_lane_exist() -> None:
