@@ -37,7 +37,7 @@ SLAB_DEBUG = "slab_debug=FZP," + ",".join(f"kmalloc-{kind}{size}" for kind in ("
 
 # `hook` and `unit` take nine minutes of processor time, half of that on two processors that have nothing else to do. This is for a busy machine, and
 # ends a guest that hangs.
-LIMIT_S = 1200
+LIMIT_S = 1800
 # The patched kernel checks every lock, allocation and sleep.
 LIMIT_OPCODE_S = 2400
 GUEST_DIED = 125
