@@ -134,7 +134,7 @@ cdef class ChainRun(ChainLinks):
 
     def _time_is_over(self):
         self.timer = None
-        if not self.idle() and not self.stopping:
+        if not self.idle() and not self.stopping and not self.failing:
             self.timed_out = True
             self.stop()
 
