@@ -7,6 +7,7 @@ median with min-max.
 
 --counts        no times: for a virtual machine, where only counts mean anything
 --job NAME      copy or echo alone            --rounds N   of the times (5)
+--no-strace     no system calls: under emulation a traced process takes minutes, and counts the same as elsewhere
 --only WAY,...  these ways alone, as "awaits", "ops:module" or "hook:kernel"
 --count N       blocks or messages of the counting runs (64); the times' runs have more
 --json FILE     where everything goes: else .cache/results/two_ways.json
@@ -73,13 +74,13 @@ def traced_calls(job: str, arguments: list[str]) -> int:
     return int(total[1])
 
 
-def count(job: str, way: str, engine: str, size: int, blocks: int) -> dict[str, float]:
+def count(job: str, way: str, engine: str, size: int, blocks: int, strace: bool) -> dict[str, float]:
     """What one block or message costs, by the difference of two runs."""
 
     def one(number: int) -> dict[str, int]:
         arguments = [job, way, engine, str(size), str(number)]
         found = worker(arguments)
-        if shutil.which("strace"):
+        if strace and shutil.which("strace"):
             found["system_calls"] = traced_calls(job, arguments)
         return found
 
@@ -103,7 +104,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     ]
     console = Console(stderr=True)
     for row in track(rows, "counting", console=console):
-        row["counts"] = count(row["job"], row["way"], row["engine"], row["bytes"], options.count)
+        row["counts"] = count(row["job"], row["way"], row["engine"], row["bytes"], options.count, not options.no_strace)
     if not options.counts:
         for _ in track(range(options.rounds), "timing", console=console):
             for row in rows:
@@ -148,6 +149,7 @@ def as_markdown(files: list[Path]) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.two_ways", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", action="store_true")
+    parser.add_argument("--no-strace", action="store_true")
     parser.add_argument("--job", choices=["copy", "echo"])
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="WAY,...")
     parser.add_argument("--rounds", type=int, default=5)
