@@ -115,6 +115,9 @@ cdef class BpfRequest:
     cdef uint32_t held
     cdef bint entered
     cdef uint32_t stop                  # not 0: an inline run shall end
+    cdef bint running                   # a thread of the executor runs it
+    cdef bint withdrawn                 # no thread may begin it
+    cdef bint orphaned                  # nobody waits for the thread
 
     cdef bint native(self) noexcept                                 # it can be an SQE: engine opcode or module
     cdef void fill(self, io_uring_sqe *sqe) noexcept                # then this fills it, all but user_data and flags
@@ -130,6 +133,8 @@ cdef class BpfRequest:
     cdef void release(self) noexcept
 
     cdef int acquire(self, tuple buffers, object flags, object length) except -1
+    cdef int withdraw(self) noexcept
+    cdef int end_alone(self) except -1
     cdef int run_program(self, uint32_t mode) noexcept nogil
 
 

@@ -333,6 +333,17 @@ cdef class OpCore:
 
 # -- registered memory --------------------------------------------------------------------------------------------------------------------------
 
+def buffer_ended(Ring ring, int index, list waiters):
+    """In the ring's thread, which alone may change its table: a registered buffer is closed, and no request uses it."""
+    if index >= 0:
+        ring.unregister_buffer(index)
+    if waiters is not None:
+        for future in waiters:
+            if not future.done():
+                future.set_result(None)
+
+
+@cython.no_gc_clear                         # its destructor needs the loop and the ring
 cdef class RegisteredBuffer:
     """Memory that the kernel keeps pinned, so that the engines opcode and module need not look it up for each request. Made by
     aiouring.bpf.register_buffer(). Has the buffer protocol, and `with` closes it."""
@@ -384,19 +395,28 @@ cdef class RegisteredBuffer:
         return 0
 
     cdef int end(self) except -1:
+        cdef LoopCore loop = self.loop
         cdef list waiters = self.waiters
+        cdef Ring ring = self.ring
+        cdef int index = self.index
+        self.waiters = None
+        self.ring = None
+        self.index = -1
         if self.has_view:
-            if self.index >= 0 and self.ring is self.loop.ring and not self.loop._closed:
-                self.ring.unregister_buffer(self.index)
-            self.index = -1
-            self.ring = None
             self.has_view = False
             PyBuffer_Release(&self.view)
-        self.waiters = None
-        if waiters is not None:
-            for future in waiters:
-                if not future.done():
-                    future.set_result(None)
+        # A loop that the garbage collector has taken apart has no ring.
+        if loop is None or loop.ring is None or loop.ops is None or loop._closed or loop.ring.foreign_process():
+            return 0
+        if ring is not loop.ring:
+            index = -1                  # the ring is gone, and its table with it
+        if index < 0 and waiters is None:
+            return 0
+        if loop.ops.issuer == PyThread_get_thread_ident() or loop.idle_here():
+            buffer_ended(ring, index, waiters)
+        else:
+            # Not with this object: it may be going.
+            loop.call_soon_threadsafe(buffer_ended, ring, index, waiters)
         return 0
 
     def __len__(self):
@@ -428,6 +448,7 @@ cdef class RegisteredBuffer:
 # -- a request ------------------------------------------------------------------------------------------------------------------------------------
 
 @cython.final
+@cython.no_gc_clear                         # its destructor needs the operation
 cdef class BpfRequest:
     def __dealloc__(self):
         self.release()
@@ -583,6 +604,42 @@ cdef class BpfRequest:
         self.request.result = run.request.result
         return INT_MAX if self.request.result > <uint64_t>INT_MAX else <int>self.request.result
 
+    def execute(self):
+        """In the executor's thread, which holds this object, and with it the memory, by the bound method. Returns what run() does."""
+        cdef int res
+        if self.withdrawn:
+            return -ECANCELED
+        self.running = True
+        with nogil:
+            res = self.run()
+        self.running = False
+        if self.orphaned:
+            self.end_alone()
+        return res
+
+    cdef int withdraw(self) noexcept:
+        """Nobody waits any more. No thread will begin it, and what it holds is let go of: at once, or by the thread that runs it, when that is
+        through. For prog_run, the operation is busy until then."""
+        self.withdrawn = True
+        self.stop = 1
+        if not self.running:
+            self.op.busy = False
+            self.release()
+            return 0
+        self.orphaned = True
+        if self.op.kind == ENGINE_PROG_RUN:
+            self.op.run_memory.stop = 1
+        return 0
+
+    cdef int end_alone(self) except -1:
+        cdef OpCore op = self.op
+        cdef LoopCore loop = op.loop
+        op.busy = False
+        self.release()
+        if op.queue and loop is not None and not loop._closed:
+            loop.call_soon_threadsafe(op._next)
+        return 0
+
     cdef object result(self):
         return self.op.value(self.request.result)
 
@@ -700,28 +757,24 @@ cdef class OpCall(Operation):
     # -- in a thread ------------------------------------------------------------------------------------------------------------------------------
 
     cdef int run_in_executor(self) except -1:
-        # This is Python code, where the handler of a signal may run and cancel the call: the thread would have its memory all the same.
+        # This is Python code, where the handler of a signal may run. It may cancel the call, or raise: then nobody knows whether a thread has the
+        # request, but the request does.
         self.working = True
         if self.op.kind == ENGINE_PROG_RUN:
             self.op.busy = True
             self.op.run_memory.stop = 0
         try:
-            self.future = self.loop.run_in_executor(None, self._run)
+            future = self.loop.run_in_executor(None, self.bpf.execute)
+            future.add_done_callback(self._ran)
+            self.future = future
         except BaseException:
-            self.op.busy = False
+            self.bpf.withdraw()
+            self.bpf = None
+            self.op.call_next()
             raise
         finally:
             self.working = False
-        self.future.add_done_callback(self._ran)
         return 0
-
-    def _run(self):
-        """In the executor's thread, which holds this object, and with it the memory, by the bound method."""
-        cdef BpfRequest request = self.bpf
-        cdef int res
-        with nogil:
-            res = request.run()
-        return res
 
     def _ran(self, future):
         self.future = None
@@ -756,6 +809,17 @@ cdef class OpCall(Operation):
         elif self.request:
             return Operation.stop(self)
         return 0
+
+    def _stop(self):
+        # Asked for by another thread, which has left it to this one to end what is queued, and may not have come so far as to say why.
+        if self.queued:
+            if not self.cancel_requested and self.state != ABANDONED:
+                self.loop.add_ready(self._stop, (), None)
+                return
+            self.stop()
+            self.again()
+        else:
+            Operation._stop(self)
 
     cdef void release(self) noexcept:
         self.buffers = None

@@ -373,6 +373,100 @@ async def test_a_cancelled_load_waits_for_the_kernel() -> None:
     await gone(own)
 
 
+async def test_one_that_waits_for_its_turn_is_cancelled_by_another_thread() -> None:
+    need("prog_run")
+    fill = await bpf.Op.load("fill", engine="prog_run")
+    first, second, third = bytearray(MOST), bytearray(MOST), bytearray(MOST)
+    with busy_executor(asyncio.get_running_loop()) as go:
+        running = asyncio.ensure_future(as_coroutine(fill(first, flags=1)))
+        cancelled = asyncio.ensure_future(as_coroutine(fill(second, flags=1)))
+        closed = fill(third, flags=1)
+        await turns()
+        closed.send(None)
+        for end in (cancelled.cancel, closed.close):
+            thread = threading.Thread(target=end)
+            thread.start()
+            thread.join()
+        await asyncio.wait([cancelled], timeout=10)
+        assert cancelled.cancelled() and not running.done()
+        second.append(0)
+        third.append(0)
+        go.set()
+        assert await running == MOST
+
+
+SIGNALLED = """if True:
+    import asyncio, signal, sys, threading, aiouring
+    from concurrent.futures import ThreadPoolExecutor
+    from aiouring import bpf
+
+    MOST = 4 << 20
+    begun, go, armed = threading.Event(), threading.Event(), False
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, function, *arguments):
+            future = super().submit(function, *arguments)
+            if armed:
+                if sys.argv[2] == "running":
+                    while not running() and not future.done():
+                        pass
+                signal.raise_signal(signal.SIGINT)
+            return future
+
+    def running():
+        # Threads of the pool that are in native code are those whose frame is the pool's.
+        return [frame for frame in sys._current_frames().values() if frame.f_code.co_name == "run"
+                and frame.f_code.co_filename.endswith("futures/thread.py")]
+
+    async def main():
+        global armed
+        loop = asyncio.get_running_loop()
+        pool = Pool(1)
+        loop.set_default_executor(pool)
+        fill = await bpf.Op.load("fill", engine=sys.argv[1])
+        target = bytearray(MOST)
+        if sys.argv[2] == "waiting":
+            pool.submit(go.wait)
+        armed = True
+        try:
+            await fill(target, flags=7)
+        except KeyboardInterrupt:
+            print("interrupted")
+        armed = False
+        if sys.argv[2] == "waiting":
+            target.append(0)        # it will never begin
+            del target
+        else:
+            try:
+                target.append(0)
+            except BufferError:
+                seen = None         # the thread has it still
+            else:
+                seen = bytes(target)
+        go.set()
+        # The operation goes on, and in the end nobody has the memory.
+        other = bytearray(MOST)
+        assert await asyncio.wait_for(fill(other, flags=9), 20) == MOST and other == bytes([9]) * MOST
+        await loop.run_in_executor(None, len, "")
+        if sys.argv[2] == "running":
+            assert seen is None or seen == target
+            target.append(0)
+        print("alive")
+
+    loop = aiouring.new_event_loop()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    loop.run_until_complete(main())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+"""
+
+
+@pytest.mark.parametrize("when", ["waiting", "running"])
+def test_a_signal_raises_while_a_thread_is_given_the_call(thread_engine: Any, when: str) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, thread_engine, when], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\nalive\n", "")
+
+
 # -- closing meanwhile ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -425,6 +519,45 @@ def test_the_loop_is_closed_while_a_thread_runs_one(thread_engine: Any) -> None:
     gc.collect()
     target.append(1)
     assert target[:MOST] in (b"\1" * MOST, bytes(MOST))
+
+
+DROPPED = """if True:
+    import asyncio, gc, sys, time, aiouring
+    from aiouring import bpf
+
+    MOST = 4 << 20
+    for number in range(6):
+        loop = aiouring.new_event_loop()
+        memories = [bytearray(MOST), bytearray(MOST)]
+        tasks = []
+
+        async def begin():
+            copy = await bpf.Op.load("copy", engine=sys.argv[1])
+            buffers = [bpf.register_buffer(memory) for memory in memories] if number % 2 else memories
+            tasks.extend(asyncio.ensure_future(copy(*buffers)) for _ in range(3))
+            await asyncio.sleep(0.001 * (number // 2))
+            if number >= 4:
+                copy.close()
+
+        loop.run_until_complete(begin())
+        for task in tasks:
+            task._log_destroy_pending = False
+        executor = loop._default_executor
+        loop.close()
+        del task, tasks, loop, begin
+        gc.collect()
+        executor.shutdown()
+        gc.collect()
+        for memory in memories:
+            memory.append(0)
+    print("alive")
+"""
+
+
+def test_what_a_closed_loop_left_is_collected(thread_engine: Any) -> None:
+    """The collector takes the operation, the loop and the requests apart in an order of its own."""
+    done = subprocess.run([sys.executable, "-c", DROPPED, thread_engine], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
 @pytest.mark.parametrize("name", [pytest.param("module", marks=pytest.mark.bpf_module), pytest.param("opcode", marks=pytest.mark.bpf_opcode)])
@@ -631,6 +764,25 @@ async def test_the_table_of_registered_buffers_is_used_again() -> None:
         assert await count(buffers[64]) == 10
         for buffer in buffers:
             buffer.close()
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_registered_buffers_that_another_thread_closes(dropped: bool) -> None:
+    """Their places in the table are free again, when the loop has had its turn."""
+
+    def end(buffers: list[bpf.RegisteredBuffer]) -> None:
+        buffer = buffers.pop()
+        if not dropped:
+            buffer.close()
+
+    for _ in range(70):
+        buffers = [bpf.register_buffer(bytearray(10))]
+        assert buffers[0].registered
+        waiting = None if dropped else asyncio.ensure_future(buffers[0].wait_closed())
+        await turns(1)
+        await asyncio.to_thread(end, buffers)
+        if waiting is not None:
+            await asyncio.wait_for(waiting, 10)
 
 
 async def test_what_cannot_be_registered() -> None:
