@@ -100,7 +100,7 @@ async def test_arguments_of_load_that_are_refused(tmp_path: Path) -> None:
 async def test_one_that_was_never_loaded_is_refused() -> None:
     nobody = bpf.Op()
     with pytest.raises(TypeError, match=r"await Op\.load"):
-        nobody(b"")
+        _ = nobody(b"")
     chain = aiouring.Chain()
     with pytest.raises(TypeError, match=r"await Op\.load"):
         chain.bpf(nobody, b"")
