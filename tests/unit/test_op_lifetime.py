@@ -373,28 +373,6 @@ async def test_a_cancelled_load_waits_for_the_kernel() -> None:
     await gone(own)
 
 
-async def test_one_that_waits_for_its_turn_is_cancelled_by_another_thread() -> None:
-    need("prog_run")
-    fill = await bpf.Op.load("fill", engine="prog_run")
-    first, second, third = bytearray(MOST), bytearray(MOST), bytearray(MOST)
-    with busy_executor(asyncio.get_running_loop()) as go:
-        running = asyncio.ensure_future(as_coroutine(fill(first, flags=1)))
-        cancelled = asyncio.ensure_future(as_coroutine(fill(second, flags=1)))
-        closed = fill(third, flags=1)
-        await turns()
-        closed.send(None)
-        for end in (cancelled.cancel, closed.close):
-            thread = threading.Thread(target=end)
-            thread.start()
-            thread.join()
-        await asyncio.wait([cancelled], timeout=10)
-        assert cancelled.cancelled() and not running.done()
-        second.append(0)
-        third.append(0)
-        go.set()
-        assert await running == MOST
-
-
 SIGNALLED = """if True:
     import asyncio, signal, sys, threading, aiouring
     from concurrent.futures import ThreadPoolExecutor
