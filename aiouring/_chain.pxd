@@ -32,6 +32,7 @@ cdef class ChainRun(ChainLinks):
     cdef void fill_slot(self, aiouring_link *slot, uint32_t at) noexcept
     cdef int note_outcomes(self) except -1
     cdef bint is_lost(self, uint32_t at) noexcept
+    cdef int conclude_or_fail(self) except -1
     cdef int conclude(self) except -1
     cdef int begin_again(self, uint32_t failed) except -1
     cdef object failure(self, uint32_t at)

@@ -221,13 +221,7 @@ cdef class ChainRun(ChainLinks):
             self.loop.ops.end_linked(request)
         if self.loop.ops.closed:
             return 0
-        try:
-            self.conclude()
-        except BaseException as exc:
-            self.fail(exc)
-            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-                raise
-        return 0
+        return self.conclude_or_fail()
 
     cdef bint note_completion(self, uint32_t number, int32_t res) noexcept:
         """True: that was the last one."""
@@ -376,12 +370,7 @@ cdef class ChainRun(ChainLinks):
         elif not isinstance(error, (OSError, asyncio.CancelledError)):
             self.loop.call_exception_handler({"message": "a chain's operation failed", "exception": error, "future": task})
         if self.request == 0:
-            # The chain has ended meanwhile, and waited for this.
-            try:
-                self.conclude()
-            except BaseException as exc:
-                self.fail(exc)
-                raise
+            self.conclude_or_fail()             # the chain has ended meanwhile, and waited for this
             return None
         slot = &self.region.chain(<uint32_t>self.index).link[at]
         if error is None:
@@ -423,13 +412,7 @@ cdef class ChainRun(ChainLinks):
         if self.operation_task is not None:
             self.operation_task.cancel()            # its buffers are in use until it has ended, which concludes
             return 0
-        try:
-            self.conclude()
-        except BaseException as exc:
-            self.fail(exc)
-            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-                raise
-        return 0
+        return self.conclude_or_fail()
 
     # -- the end --------------------------------------------------------------------------------------------------------------------------------
     cdef int note_outcomes(self) except -1:
@@ -451,6 +434,16 @@ cdef class ChainRun(ChainLinks):
     cdef bint is_lost(self, uint32_t at) noexcept:
         """Whether a ring that was replaced took it along."""
         return not self.links[at].over or self.links[at].result == -ECANCELED
+
+    cdef int conclude_or_fail(self) except -1:
+        """conclude(), whose exception is the chain's: who awaits it hears of it."""
+        try:
+            self.conclude()
+        except BaseException as exc:
+            self.fail(exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
+        return 0
 
     cdef int conclude(self) except -1:
         """Nothing of it is in flight: go on where that is to be done, or say how it went."""
@@ -553,7 +546,7 @@ cdef class ChainRun(ChainLinks):
 
     def _tell_again(self):
         self.waiting = False
-        self.conclude()
+        self.conclude_or_fail()
 
     @staticmethod
     cdef int fail_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
@@ -563,7 +556,7 @@ cdef class ChainRun(ChainLinks):
         request, self.request = self.request, 0
         if tag != LINKED_LOST:
             self.loop.ops.end_linked(request)
-        return 0 if self.loop.ops.closed else self.conclude()
+        return 0 if self.loop.ops.closed else self.conclude_or_fail()
 
     cdef bint after_failure(self, uint32_t at) noexcept:
         cdef uint32_t before
