@@ -28,7 +28,8 @@ extensions = [
         include_dirs=[str(PACKAGE / "include"), str(PROGRAMS / "include")],
         extra_compile_args=["-O2", "-Wall", "-Wno-unused-function", "-Wno-sign-compare", *EXTRA_FLAGS],
         extra_link_args=EXTRA_FLAGS,
-        depends=[str(header) for folder in (PACKAGE, PROGRAMS) for header in sorted([*folder.glob("include/**/*.h"), *folder.glob("ops/*"), *folder.glob("*.bpf.c")])],
+        depends=[str(header) for folder in (PACKAGE, PROGRAMS) for header in sorted([*folder.glob("include/**/*.h"), *folder.glob("**/*.bpf.c")])]
+        + [str(header) for header in sorted(PROGRAMS.glob("ops/*.h"))],
     )
     for source in sorted([*PACKAGE.glob("*.pyx"), *PACKAGE.glob("bpf/*.pyx")])
 ]
