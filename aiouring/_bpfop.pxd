@@ -110,7 +110,7 @@ cdef class OpCore:
 cdef class BpfRequest:
     cdef OpCore op
     cdef uring_bpf_request request
-    cdef Py_buffer views[2]
+    cdef Py_buffer first_view, last_view        # of the buffers; no array, which the garbage collector would not be shown
     cdef RegisteredBuffer registered_first, registered_last     # the buffers that are, by their place
     cdef uint32_t held
     cdef bint entered
@@ -127,6 +127,7 @@ cdef class BpfRequest:
     cdef int run_failed(self) noexcept nogil                        # the same where a linked predecessor failed
     cdef const aiouring_inline_op *inline_program(self) noexcept    # NULL: another engine's
     cdef uring_bpf_request *memory(self) noexcept
+    cdef uint64_t first_size(self) noexcept                         # of the first buffer as it was given, in bytes; 0 without one
     cdef int set_length(self, uint32_t length) noexcept             # of the first buffer; -EINVAL beyond it
     cdef uint64_t total_bytes(self) noexcept nogil
     cdef object result(self)                                        # for Python, once it has succeeded

@@ -458,6 +458,7 @@ cdef class BpfRequest:
         cdef uint32_t count = <uint32_t>len(buffers), mask, index
         cdef Py_ssize_t first
         cdef io_bpf_buf_desc *described
+        cdef Py_buffer *view
         op.check()
         if count < op.info.buffers_min or count > op.info.buffers_max:
             if op.info.buffers_min == op.info.buffers_max:
@@ -476,16 +477,17 @@ cdef class BpfRequest:
         mask = op.written(count)
         for index in range(count):
             buffer = buffers[index]
+            view = &self.last_view if index else &self.first_view
             try:
-                PyObject_GetBuffer(buffer, &self.views[index], PyBUF_WRITABLE if mask >> index & 1 else PyBUF_SIMPLE)
+                PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE if mask >> index & 1 else PyBUF_SIMPLE)
             except (TypeError, BufferError, ValueError) as exc:
                 raise type(exc)(f"{op.name}: {exc}") from None
             self.held = index + 1
-            if self.views[index].len > <Py_ssize_t>URING_BPF_BYTES_MAX:
-                raise ValueError(f"{op.name}: a buffer has at most {URING_BPF_BYTES_MAX} bytes, not {self.views[index].len}")
+            if view.len > <Py_ssize_t>URING_BPF_BYTES_MAX:
+                raise ValueError(f"{op.name}: a buffer has at most {URING_BPF_BYTES_MAX} bytes, not {view.len}")
             described = &self.request.buffers[index]
-            described.addr = <uint64_t>self.views[index].buf
-            described.len = <uint32_t>self.views[index].len
+            described.addr = <uint64_t>view.buf
+            described.len = <uint32_t>view.len
             if isinstance(buffer, RegisteredBuffer):
                 if index == 0:
                     self.registered_first = <RegisteredBuffer>buffer
@@ -496,14 +498,17 @@ cdef class BpfRequest:
                 raise ValueError(f"{op.name}: there is no buffer that could have a length")
             if not isinstance(length, int):
                 raise TypeError(f"{op.name}: the length is an int, not {type(length).__name__}")
-            if not 0 <= length <= self.views[0].len:
-                raise ValueError(f"{op.name}: the length is at most that of the first buffer, {self.views[0].len}, not {length}")
+            if not 0 <= length <= self.first_view.len:
+                raise ValueError(f"{op.name}: the length is at most that of the first buffer, {self.first_view.len}, not {length}")
             first = length
             self.request.buffers[0].len = <uint32_t>first
         return 0
 
+    cdef uint64_t first_size(self) noexcept:
+        return <uint64_t>self.first_view.len if self.held else 0
+
     cdef int set_length(self, uint32_t length) noexcept:
-        if self.held == 0 or length > <uint64_t>self.views[0].len:
+        if self.held == 0 or length > self.first_size():
             return -EINVAL
         self.request.buffers[0].len = length
         return 0
@@ -646,7 +651,7 @@ cdef class BpfRequest:
     cdef void release(self) noexcept:
         cdef uint32_t index
         for index in range(self.held):
-            PyBuffer_Release(&self.views[index])
+            PyBuffer_Release(&self.last_view if index else &self.first_view)
         self.held = 0
         self.registered_first = self.registered_last = None
         if self.entered:

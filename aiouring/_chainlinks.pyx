@@ -487,7 +487,7 @@ cdef class ChainLinks(Operation):
             if isinstance(length, tuple):
                 if not buffers:
                     raise ValueError(f"{op.name}: there is no buffer that could have a length")
-                link.limit = <uint32_t>request.views[0].len
+                link.limit = <uint32_t>request.first_size()
                 self.set_number(length, "length", &wanted, &link.length_from, &link.length_add, link.limit)
             if not request.native():
                 self.carries = True

@@ -189,6 +189,7 @@ cdef class LoopCore:
         handle = new_handle(self, callback, args, context)
         if self._debug:
             handle._source_traceback = format_helpers.extract_stack(sys._getframe())
+            self.check_open()           # again: that is Python code, during which another thread may have closed the loop
         self.ready.append(handle)
         return handle
 
@@ -778,8 +779,7 @@ cdef class LoopCore:
             return              # by another thread that waits in here, or by us: a destructor called close() again
         self.ring_closing = True
         try:
-            self.ready.clear()
-            self.timers.clear()
+            self._drop_calls()
             if forked:
                 ended = True    # the queues are the parent's
             elif self.ring_thread == 0 or self.ring_thread == syscall(SYS_gettid):
@@ -799,6 +799,11 @@ cdef class LoopCore:
                 Py_INCREF(self.ops)     # and with it the owners of what did not end: the kernel may still write there
             self.wake_pipe.close()
             self.wake_write_fd = -1
+
+    def _drop_calls(self):
+        """Forget what was to be called. Once more when the loop is marked as closed: until then other threads and destructors may ask for calls."""
+        self.ready.clear()
+        self.timers.clear()
 
     cdef int discard_completed(self) except -1:
         while True:

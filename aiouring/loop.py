@@ -92,6 +92,7 @@ class Loop(
             self._close_polls()
             self._close_children()
             super().close()
+            self._drop_calls()
 
 
 def new_event_loop(*, busy_poll: float = 0.0) -> Loop:

@@ -56,6 +56,30 @@ def test_close_is_final_and_may_be_repeated() -> None:
         loop.run_forever()
 
 
+@pytest.mark.parametrize("call", ["call_soon", "call_soon_threadsafe", "call_later"])
+def test_calls_that_are_asked_for_while_it_closes_are_forgotten(call: str) -> None:
+    class Kept:
+        def called(self) -> None:
+            raise AssertionError("the loop is closed")
+
+    class Asks:
+        def called(self) -> None:
+            raise AssertionError("the loop is closed")
+
+        def __del__(self) -> None:
+            kept = Kept()
+            asked.append(weakref.ref(kept))
+            getattr(loop, call)(*[0] * (call == "call_later"), kept.called)
+
+    asked: list[weakref.ref[Kept]] = []
+    loop = aiouring.new_event_loop()
+    loop.call_soon(Asks().called)
+    assert not asked
+    loop.close()
+    # At once, not by the garbage collector: what a call holds may be large.
+    assert [reference() for reference in asked] == [None]
+
+
 def test_close_is_refused_while_running(loop: Loop) -> None:
     async def close() -> None:
         loop.close()

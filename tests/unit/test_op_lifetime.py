@@ -504,7 +504,7 @@ DROPPED = """if True:
     from aiouring import bpf
 
     MOST = 4 << 20
-    for number in range(6):
+    for number in range(12):
         loop = aiouring.new_event_loop()
         memories = [bytearray(MOST), bytearray(MOST)]
         tasks = []
@@ -513,13 +513,15 @@ DROPPED = """if True:
             copy = await bpf.Op.load("copy", engine=sys.argv[1])
             buffers = [bpf.register_buffer(memory) for memory in memories] if number % 2 else memories
             tasks.extend(asyncio.ensure_future(copy(*buffers)) for _ in range(3))
-            await asyncio.sleep(0.001 * (number // 2))
-            if number >= 4:
+            await asyncio.sleep(0.001 * (number // 2 % 3))
+            if number % 6 >= 4:
                 copy.close()
 
         loop.run_until_complete(begin())
         for task in tasks:
             task._log_destroy_pending = False
+        if number >= 6:
+            loop.kept = tasks           # from the loop to the buffers and back
         executor = loop._default_executor
         loop.close()
         del task, tasks, loop, begin
