@@ -1,9 +1,10 @@
-# Operations of aiouring.bpf: one loaded operation, one request of it, registered memory. See _bpfop.pyx.
+# Operations of aiouring.bpf: one loaded operation, one request of it. See _bpfop.pyx.
 # cimported by: _chain.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from aiouring._loop cimport LoopCore
+from aiouring._registered cimport RegisteredBuffer
 from aiouring._ring cimport Ring
 from aiouring.uapi cimport io_uring_sqe
 
@@ -56,24 +57,6 @@ cdef enum op_engine:
     ENGINE_PROG_RUN
     ENGINE_MODULE
     ENGINE_OPCODE
-
-
-# Memory that the ring has registered, for as long as it is open and requests use it.
-cdef class RegisteredBuffer:
-    cdef LoopCore loop
-    cdef Py_buffer view
-    cdef bint has_view
-    cdef Ring ring                      # which has it registered; None: none
-    cdef int index
-    cdef uint32_t users                 # requests in flight
-    cdef readonly bint closed           # close() was called
-    cdef list waiters
-    cdef Py_ssize_t shape[1]
-    cdef Py_ssize_t strides[1]
-
-    cdef int index_in(self, Ring ring) noexcept     # -1: use the memory as it is
-    cdef int leave(self) except -1
-    cdef int end(self) except -1
 
 
 # One operation that is loaded for one loop. aiouring.bpf.Op is this class with a way to make it.

@@ -1,7 +1,7 @@
 """Operations of aiouring.bpf, once per request: the call that is awaited, the request's memory, the engines that run it in this process.
 
 Used by `aiouring.bpf.ops`, whose Op derives from OpCore, and by `_chain`, which makes a BpfRequest a link. Calls `_operation`, `_loop`, `_op`,
-`_prep`, and the operations that ship (bpf_progs/ops).
+`_prep`, `_registered`, `_sharedlib`, and the operations that ship (bpf_progs/ops).
 
 Engines. `opcode` and `module`: the request is an SQE as any other. `inline`: a C function. `prog_run`: BPF_PROG_RUN, one at a time for each
 operation, since the program's memory (aiouring_run, the shadow) is one; what else is called meanwhile waits in a queue.
@@ -14,40 +14,33 @@ Cancelling. A call in a thread is told to stop, and the next chunk that it reads
 buffer of a cancelled call is in use. A call in the kernel ends with its last CQE, as any request.
 
 Who owns what: a BpfRequest holds its buffers, and the operation, until release(); the thread that runs one holds it by a bound method. An OpCore
-frees what was loaded when it is closed and no request has it. A RegisteredBuffer is unregistered when it is closed and no request has it.
+frees what was loaded when it is closed and no request has it.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EINVAL, errno
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
-from posix.unistd cimport close as posix_close
 
 from aiouring._awaitable cimport ABANDONED, NEW, OVER, warn_never_awaited
 from aiouring._loop cimport LoopCore
 from aiouring._operation cimport Operation
 from aiouring._prep cimport prep_bpf, prep_bpf_command
+from aiouring._registered cimport RegisteredBuffer
 from aiouring._ring cimport Ring
+from aiouring._sharedlib cimport SharedLibrary
 from aiouring.uapi cimport *
 
 import collections
 import os
-import struct
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
 
 cdef extern from "<sys/syscall.h>" nogil:
     long SYS_bpf
-
-cdef extern from "<dlfcn.h>" nogil:
-    int RTLD_NOW, RTLD_LOCAL
-    void *dlopen(const char *path, int mode)
-    void *dlsym(void *library, const char *name)
-    int dlclose(void *library)
-    char *dlerror()
 
 cdef extern from *:
     """
@@ -105,42 +98,15 @@ def shipped():
     return names
 
 
-cdef bint is_whole(bytes image) noexcept:
-    """Whether all that a 64-bit ELF file maps is in it: the loader of a file that was cut would get a SIGBUS."""
-    cdef uint64_t header, count, size, index, offset, length
-    try:
-        header, = struct.unpack_from("<Q", image, 32)
-        size, count = struct.unpack_from("<HH", image, 54)
-        for index in range(count):
-            offset, = struct.unpack_from("<Q", image, header + index * size + 8)
-            length, = struct.unpack_from("<Q", image, header + index * size + 32)
-            if offset + length > <uint64_t>len(image):
-                return False
-    except (struct.error, OverflowError):
-        return False
-    return image[:5] == b"\x7fELF\2"
-
-
 @cython.final
-cdef class Library:
-    """A shared library with an operation, loaded from a copy of its own, so that what is built anew is loaded anew."""
+cdef class Library(SharedLibrary):
+    """One with an operation."""
 
-    cdef void *handle
-    cdef int fd                 # open as long as the library: the loader knows libraries by their names, and this number is in the name
     cdef const aiouring_inline_op *program
 
     def __cinit__(self, path, contents):
-        cdef bytes encoded
-        if not is_whole(contents):
-            raise OSError(EINVAL, "this is no shared library, or a part of one", path)
-        self.fd = os.memfd_create("aiouring-op", os.MFD_CLOEXEC)
-        with open(self.fd, "wb", closefd=False) as copy:
-            copy.write(contents)
-        encoded = b"/proc/self/fd/%d" % self.fd
-        self.handle = dlopen(encoded, RTLD_NOW | RTLD_LOCAL)
-        if self.handle == NULL:
-            raise OSError(EINVAL, f"this is no shared library with an operation: {dlerror().decode(errors='replace')}", path)
-        self.program = <const aiouring_inline_op *>dlsym(self.handle, "aiouring_operation")
+        self.load(path, contents, "an operation")
+        self.program = <const aiouring_inline_op *>self.find(b"aiouring_operation")
         if self.program == NULL:
             raise OSError(EINVAL, "the library has no operation (AIOURING_OP of aiouring/op.h makes it)", path)
         if self.program.info.abi != AIOURING_OP_ABI:
@@ -149,16 +115,8 @@ cdef class Library:
 
     def close(self):
         """Unload it. No request may be running."""
-        if self.handle != NULL:
-            dlclose(self.handle)
-            self.handle = NULL
-            self.program = NULL
-        if self.fd > 0:
-            posix_close(self.fd)
-            self.fd = -1
-
-    def __dealloc__(self):
-        self.close()
+        self.program = NULL
+        SharedLibrary.close(self)
 
 
 # -- an operation -------------------------------------------------------------------------------------------------------------------------------
@@ -329,120 +287,6 @@ cdef class OpCore:
         if not self.busy and self.queue and not self.loop._closed:
             self.loop.add_ready(self._next, (), None)
         return 0
-
-
-# -- registered memory --------------------------------------------------------------------------------------------------------------------------
-
-def buffer_ended(Ring ring, int index, list waiters):
-    """In the ring's thread, which alone may change its table: a registered buffer is closed, and no request uses it."""
-    if index >= 0:
-        ring.unregister_buffer(index)
-    if waiters is not None:
-        for future in waiters:
-            if not future.done():
-                future.set_result(None)
-
-
-@cython.no_gc_clear                         # its destructor needs the loop and the ring
-cdef class RegisteredBuffer:
-    """Memory that the kernel keeps pinned, so that the engines opcode and module need not look it up for each request. Made by
-    aiouring.bpf.register_buffer(). Has the buffer protocol, and `with` closes it."""
-
-    def __cinit__(self, LoopCore loop not None, memory):
-        self.loop = loop
-        self.index = -1
-        try:
-            PyObject_GetBuffer(memory, &self.view, PyBUF_WRITABLE)
-        except (TypeError, BufferError, ValueError) as exc:
-            raise type(exc)(f"register_buffer: {exc}") from None
-        self.has_view = True
-        if self.view.len == 0:
-            raise ValueError("register_buffer: there is no memory in an empty buffer")
-        self.index_in(loop.ring)
-
-    cdef int index_in(self, Ring ring) noexcept:
-        # A loop that moved to another thread has a new ring, which knows nothing of the old one's table.
-        if self.ring is not ring:
-            self.index = ring.register_buffer(self.view.buf, <size_t>self.view.len)
-            self.ring = ring
-        return self.index
-
-    @property
-    def registered(self):
-        """Whether the kernel has it. Where its table is full, or RLIMIT_MEMLOCK is reached, requests use the memory as any other."""
-        return self.index >= 0 and self.has_view
-
-    def close(self):
-        """Unregister it once no request uses it: those in flight go on. May be called twice. wait_closed() waits for that."""
-        if not self.closed:
-            self.closed = True
-            if self.users == 0:
-                self.end()
-
-    async def wait_closed(self):
-        """Wait until it is closed and no request uses it."""
-        while self.has_view:
-            future = self.loop.create_future()
-            if self.waiters is None:
-                self.waiters = []
-            self.waiters.append(future)
-            await future
-
-    cdef int leave(self) except -1:
-        self.users -= 1
-        if self.users == 0 and self.closed:
-            self.end()
-        return 0
-
-    cdef int end(self) except -1:
-        cdef LoopCore loop = self.loop
-        cdef list waiters = self.waiters
-        cdef Ring ring = self.ring
-        cdef int index = self.index
-        self.waiters = None
-        self.ring = None
-        self.index = -1
-        if self.has_view:
-            self.has_view = False
-            PyBuffer_Release(&self.view)
-        # A loop that the garbage collector has taken apart has no ring.
-        if loop is None or loop.ring is None or loop.ops is None or loop._closed or loop.ring.foreign_process():
-            return 0
-        if ring is not loop.ring:
-            index = -1                  # the ring is gone, and its table with it
-        if index < 0 and waiters is None:
-            return 0
-        if loop.ops.issuer == PyThread_get_thread_ident() or loop.idle_here():
-            buffer_ended(ring, index, waiters)
-        else:
-            # Not with this object: it may be going.
-            loop.call_soon_threadsafe(buffer_ended, ring, index, waiters)
-        return 0
-
-    def __len__(self):
-        return self.view.len
-
-    def __getbuffer__(self, Py_buffer *buffer, int flags):
-        if not self.has_view or self.closed:
-            raise ValueError("this registered buffer is closed")
-        PyBuffer_FillInfo(buffer, self, self.view.buf, self.view.len, False, flags)
-        self.users += 1
-
-    def __releasebuffer__(self, Py_buffer *buffer):
-        self.leave()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-    def __dealloc__(self):
-        if self.has_view:
-            self.end()
-
-    def __repr__(self):
-        return f"<RegisteredBuffer of {self.view.len} bytes, {'closed' if self.closed else 'registered' if self.index >= 0 else 'not registered'}>"
 
 
 # -- a request ------------------------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Loop hooks: a program that sees each completion before the loop does, in the kernel or right after io_uring_enter, and its tasks.
 
 Used by `aiouring.bpf` (attach, detach, counters), `tasks` (relay, copy ...) and `_chain`. `_ring` calls the engines through RingHook. Calls
-`_sockop`, `_operation`, `_loop`, `_op`, `_ring`.
+`_sockop`, `_operation`, `_loop`, `_op`, `_ring`, `_sharedlib`.
 
 Both engines run the same C (bpf_progs): the driver there gives each CQE to the program, puts those for Python into the mailbox, and says whether
 Python has to wake. The inline engine calls it after each enter and goes round, without the GIL and without returning, until something wakes. The
@@ -28,6 +28,7 @@ from aiouring._loop cimport LoopCore
 from aiouring._op cimport os_error
 from aiouring._operation cimport Operation
 from aiouring._ring cimport Ring, RingHook, fork_generation
+from aiouring._sharedlib cimport SharedLibrary
 from aiouring._sockop cimport SocketOperation
 from aiouring.uapi cimport *
 
@@ -37,13 +38,6 @@ import os
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_WIPEONFORK
     int madvise(void *address, size_t length, int advice)
-
-cdef extern from "<dlfcn.h>" nogil:
-    int RTLD_NOW, RTLD_LOCAL
-    void *dlopen(const char *path, int mode)
-    void *dlsym(void *library, const char *name)
-    int dlclose(void *library)
-    char *dlerror()
 
 cdef extern from *:
     """
@@ -360,40 +354,24 @@ cdef int inline_submit(aiouring_hook *hook) noexcept nogil:
 
 
 @cython.final
-cdef class _Library:
-    """A shared library with a program, loaded from a copy of its own, so that two hooks do not share its globals."""
+cdef class _Library(SharedLibrary):
+    """One with a program."""
 
-    cdef void *handle
-    cdef int fd                 # open as long as the library: the loader knows libraries by their names, and this number is in the name
     cdef const aiouring_inline_program *program
     cdef bint has_tasks, has_chains
 
     def __cinit__(self, path):
-        cdef bytes encoded
-        self.fd = -1
         with open(path, "rb") as file:
             contents = file.read()
-        self.fd = os.memfd_create("aiouring-hook", os.MFD_CLOEXEC)
-        with open(self.fd, "wb", closefd=False) as copy:
-            copy.write(contents)
-        encoded = b"/proc/self/fd/%d" % self.fd
-        self.handle = dlopen(encoded, RTLD_NOW | RTLD_LOCAL)
-        if self.handle == NULL:
-            raise OSError(EINVAL, f"this is no shared library with a hook program: {dlerror().decode(errors='replace')}", path)
-        self.has_tasks = dlsym(self.handle, "aiouring_has_tasks") != NULL
-        self.has_chains = dlsym(self.handle, "aiouring_has_chains") != NULL
-        self.program = <const aiouring_inline_program *>dlsym(self.handle, "aiouring_program")
+        self.load(path, contents, "a hook program")
+        self.has_tasks = self.find(b"aiouring_has_tasks") != NULL
+        self.has_chains = self.find(b"aiouring_has_chains") != NULL
+        self.program = <const aiouring_inline_program *>self.find(b"aiouring_program")
         if self.program == NULL:
             raise OSError(EINVAL, "the library has no hook program (AIOURING_HOOK of aiouring/hook.h makes it)", path)
         if self.program.abi != AIOURING_HOOK_ABI:
             raise OSError(EINVAL, f"the program was built for version {self.program.abi} of aiouring/hook.h, and this is {AIOURING_HOOK_ABI}: "
                                   "build it again with `python -m aiouring build-hook`", path)
-
-    def __dealloc__(self):
-        if self.handle != NULL:
-            dlclose(self.handle)
-        if self.fd >= 0:
-            posix_close(self.fd)
 
 
 @cython.final

@@ -5,7 +5,7 @@
 one object in the kernel, for who loads programs himself; a build without libbpf does not have them.
 """
 
-from aiouring._bpfop import RegisteredBuffer
+from aiouring._registered import RegisteredBuffer
 from aiouring.bpf.errors import HookError, HookRefused, OperationError, OperationRefused
 from aiouring.bpf.hooks import Hook, kernel_support
 from aiouring.bpf.ops import Op, register_buffer

@@ -1,6 +1,6 @@
 """Operations for users: find a program, choose an engine, load it once per loop. Registered buffers.
 
-Used by programs as `aiouring.bpf.Op`, and by `aiouring.chain`. Calls `_bpfop` and, for what is loaded into the kernel, `_libbpf_op`.
+Used by programs as `aiouring.bpf.Op`, and by `aiouring.chain`. Calls `_bpfop`, `_registered` and, for what is loaded into the kernel, `_libbpf_op`.
 
 Who owns what: a loop's LoopOperations owns the operations that were loaded for it, and its Loop.close() closes them.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiouring import _bpfop, executor
+from aiouring import _bpfop, _registered, executor
 from aiouring.bpf import support
 from aiouring.bpf.errors import OperationRefused
 
@@ -310,7 +310,7 @@ def why_not_kernel() -> str:
     return ""
 
 
-def register_buffer(memory: Buffer) -> _bpfop.RegisteredBuffer:
+def register_buffer(memory: Buffer) -> _registered.RegisteredBuffer:
     """Register memory (a bytearray, an mmap, any writable buffer) with the running loop's ring, and give a buffer that operations take as any other.
 
     The kernel keeps it pinned, which spares the engines opcode and module the look-up of its pages for each request; the others use the memory
@@ -323,4 +323,4 @@ def register_buffer(memory: Buffer) -> _bpfop.RegisteredBuffer:
     loop = asyncio.get_running_loop()
     if not hasattr(loop, "ring_stats"):
         raise TypeError(f"buffers are registered with aiouring's event loops, not with {type(loop).__name__}")
-    return _bpfop.RegisteredBuffer(loop, memory)
+    return _registered.RegisteredBuffer(loop, memory)

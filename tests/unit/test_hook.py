@@ -414,3 +414,17 @@ async def test_programs_that_are_loaded_one_after_the_other_are_each_their_own(e
         (tmp_path / "junk.bpf.so").write_bytes(b"no library")
         with pytest.raises(OSError, match="no shared library"):
             Hook.load(tmp_path / "junk.bpf.o", engine="inline").attach()
+
+
+async def test_a_library_that_was_cut_is_refused(tmp_path: Path) -> None:
+    """The loader would map what is not there, and reading it is SIGBUS."""
+    program = build_program(tmp_path, "    return AIOURING_WAKE;", engine="inline")
+    (library,) = tmp_path.glob("*.bpf.so")
+    whole = library.read_bytes()
+    for size in (0, 4, 63, 64, 1000, len(whole) // 2):
+        library.write_bytes(whole[:size])
+        with pytest.raises(OSError, match="no shared library with a hook program"):
+            Hook.load(program, engine="inline").attach()
+    library.write_bytes(whole)
+    with Hook.load(program, engine="inline"):
+        await asyncio.sleep(0)
