@@ -8,6 +8,7 @@ from aiouring._address_cache cimport AddressCache
 from aiouring._handle cimport Handle, TimerHandle, TimerHeap
 from aiouring._op cimport OpTable
 from aiouring._ring cimport BufferRing, Ring
+from aiouring._wakepipe cimport WakePipe
 from aiouring.uapi cimport io_uring_cqe
 
 
@@ -43,7 +44,7 @@ cdef class LoopCore:
     cdef bint hurry                             # somebody waits for a silent request by now: do not sleep in this turn's enter
     cdef bint sleeping, wake_written, ring_closing
     cdef int64_t busy_poll_ns                   # how long to look for completions before a wait sleeps
-    cdef object wake_pipe                       # WakePipe
+    cdef WakePipe wake_pipe
     cdef object at_first_run                    # a call that waits for the loop to run, or None
     cdef int wake_write_fd
     cdef uint64_t turns, busy_poll_hits

@@ -3,7 +3,7 @@
 One turn: flush (transports queue their sends, readers re-arm) → one io_uring_enter (submit, wait, GIL released) → callbacks that were
 ready before → reap and dispatch CQEs → due timers. A turn that has callbacks to run and nothing for the kernel makes no system call at all.
 
-Used by `loop.Loop`, which joins it with asyncio.BaseEventLoop, and by the transports. Calls `_op`, `_ring`, `_handle`.
+Used by `loop.Loop`, which joins it with asyncio.BaseEventLoop, and by the transports. Calls `_op`, `_ring`, `_handle`, `_wakepipe`.
 
 Who owns what: the loop owns its ring, its request table, its buffer rings and its wake-up pipe, and frees them in _close_ring(), after the
 last CQE of every request. Ready and flush lists are Python lists, so that the garbage collector sees through an abandoned loop.
@@ -17,7 +17,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EBUSY, EEXIST, EINTR, errno
 from libc.math cimport ceil
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as posix_close
@@ -26,8 +26,8 @@ from posix.unistd cimport write as posix_write
 from aiouring._address_cache cimport AddressCache
 from aiouring._handle cimport Handle, TimerHandle, TimerHeap, new_handle, new_timer_handle
 from aiouring._op cimport OpTable
-from aiouring._prep cimport prep_read
 from aiouring._ring cimport BufferRing, Ring, RingHook
+from aiouring._wakepipe cimport WakePipe
 from aiouring.uapi cimport *
 
 import asyncio
@@ -35,7 +35,6 @@ import collections
 import os
 import sys
 import time
-import weakref
 from asyncio import base_events, format_helpers
 from asyncio.log import logger
 
@@ -95,50 +94,6 @@ cdef class Flushable:
         raise NotImplementedError
 
 
-cdef class WakePipe:
-    """The pipe that ends a wait from outside: other threads write a zero byte, the signal module a signal's number.
-
-    Its read refers to the loop weakly: a loop that was dropped unclosed must be found by the garbage collector.
-    """
-
-    cdef object loop_ref
-    cdef readonly int read_fd, write_fd
-    cdef char buffer[256]
-
-    def __cinit__(self, LoopCore loop not None):
-        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self.write_fd, False)   # a writer never waits: a full pipe wakes the loop as well
-        self.loop_ref = weakref.ref(loop)
-
-    cdef int arm(self, OpTable ops) except -1:
-        prep_read(ops.begin(self, WakePipe.complete, 0), self.read_fd, self.buffer, sizeof(self.buffer), <uint64_t>-1)
-        return 0
-
-    @staticmethod
-    cdef int complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
-        cdef WakePipe self = <WakePipe>owner
-        cdef LoopCore loop = self.loop_ref()
-        if loop is None:
-            return 0
-        loop.wake_written = False
-        signals = self.buffer[:res].replace(b"\0", b"") if res > 0 else b""
-        self.arm(loop.ops)
-        if signals:
-            loop._process_signals(signals)
-        return 0
-
-    def close(self):
-        if self.read_fd >= 0:
-            posix_close(self.read_fd)
-            posix_close(self.write_fd)
-            self.read_fd = self.write_fd = -1
-
-    def __dealloc__(self):
-        if self.read_fd > 0:
-            posix_close(self.read_fd)
-            posix_close(self.write_fd)
-
-
 cdef class LoopCore:
     """Scheduling and completions. Not for use by itself: see aiouring.Loop."""
 
@@ -155,7 +110,7 @@ cdef class LoopCore:
         self._clock_resolution = time.get_clock_info("monotonic").resolution
         self.wake_pipe = WakePipe(self)
         self.wake_write_fd = self.wake_pipe.write_fd
-        (<WakePipe>self.wake_pipe).arm(self.ops)
+        self.wake_pipe.arm(self.ops)
 
     # -- scheduling -------------------------------------------------------------------------------------------------------------------
 
