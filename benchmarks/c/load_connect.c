@@ -83,21 +83,7 @@ static void ended(uint32_t index, uint32_t kind, int res, int64_t now) {
 }
 
 int main(int argc, char **argv) {
-    window.warmup_ns = 200000000;
-    window.length_ns = 1000000000;
-    if (argc < 2)
-        fail("usage: load_connect PORT [options]; the head of load_connect.c lists them");
-    for (int i = 2; i < argc; i += 2) {
-        const char *value = i + 1 < argc ? argv[i + 1] : "";
-        if (strcmp(argv[i], "--size") == 0)
-            size = (size_t)atol(value);
-        else if (strcmp(argv[i], "--connections") == 0)
-            count = atoi(value);
-        else if (!window_option(&window, argv[i], value))
-            fail("an unknown option; the head of load_connect.c lists them");
-    }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    raise_descriptor_limit();
+    window_arguments(&window, argc, argv, "load_connect", &size, &count);
     address_length = parse_address(argv[1], &address);
     if (address.any.sa_family != AF_INET)
         fail("a port is needed");

@@ -73,23 +73,9 @@ static void send_lost_again(int64_t now) {
 }
 
 int main(int argc, char **argv) {
-    window.warmup_ns = 200000000;
-    window.length_ns = 1000000000;
-    if (argc < 2)
-        fail("usage: load_datagram PORT [options]; the head of load_datagram.c lists them");
-    for (int i = 2; i < argc; i += 2) {
-        const char *value = i + 1 < argc ? argv[i + 1] : "";
-        if (strcmp(argv[i], "--size") == 0)
-            size = (size_t)atol(value);
-        else if (strcmp(argv[i], "--connections") == 0)
-            count = atoi(value);
-        else if (!window_option(&window, argv[i], value))
-            fail("an unknown option; the head of load_datagram.c lists them");
-    }
+    window_arguments(&window, argc, argv, "load_datagram", &size, &count);
     if (size < sizeof(uint64_t) || size > SIZE_MAX_BYTES)
         fail("--size is 8 to 65000");
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    raise_descriptor_limit();
     union address address;
     socklen_t length = parse_address(argv[1], &address);
     endpoints = calloc((size_t)count, sizeof *endpoints);

@@ -105,4 +105,28 @@ static MAYBE_UNUSED int window_option(struct window *w, const char *name, const 
     return 1;
 }
 
+/* The arguments of a load program with one size and one count: PORT, then options. `program` is its source's name, for errors. */
+static MAYBE_UNUSED void window_arguments(struct window *w, int argc, char **argv, const char *program, size_t *size, int *count) {
+    char sentence[200];
+    w->warmup_ns = 200000000;
+    w->length_ns = 1000000000;
+    if (argc < 2) {
+        snprintf(sentence, sizeof sentence, "usage: %s PORT [options]; the head of %s.c lists them", program, program);
+        fail(sentence);
+    }
+    for (int i = 2; i < argc; i += 2) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+        if (strcmp(argv[i], "--size") == 0) {
+            *size = (size_t)atol(value);
+        } else if (strcmp(argv[i], "--connections") == 0) {
+            *count = atoi(value);
+        } else if (!window_option(w, argv[i], value)) {
+            snprintf(sentence, sizeof sentence, "an unknown option, %s; the head of %s.c lists them", argv[i], program);
+            fail(sentence);
+        }
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    raise_descriptor_limit();
+}
+
 #endif

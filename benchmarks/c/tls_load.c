@@ -129,22 +129,8 @@ static void open_connections(const char *where) {
 }
 
 int main(int argc, char **argv) {
-    window.warmup_ns = 200000000;
-    window.length_ns = 1000000000;
-    if (argc < 2)
-        fail("usage: tls_load PORT [options]; the head of tls_load.c lists them");
-    for (int i = 2; i < argc; i += 2) {
-        const char *value = i + 1 < argc ? argv[i + 1] : "";
-        if (strcmp(argv[i], "--size") == 0)
-            size = (size_t)atol(value);
-        else if (strcmp(argv[i], "--connections") == 0)
-            count = atoi(value);
-        else if (!window_option(&window, argv[i], value))
-            fail("an unknown option; the head of tls_load.c lists them");
-    }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    window_arguments(&window, argc, argv, "tls_load", &size, &count);
     signal(SIGPIPE, SIG_IGN);
-    raise_descriptor_limit();
     connections = calloc((size_t)count, sizeof *connections);
     message = malloc(size);
     answer = malloc(size);

@@ -8,8 +8,6 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +19,13 @@ from aiouring._frames import cut
 from aiouring.bpf import Hook
 from aiouring.framing import Framing
 from tests.unit.hook_programs import ENGINES, build_program, check_fork, some
+from tests.unit.hook_serving import serving, stats_of
 
 
 @pytest.fixture(params=[*ENGINES, "none"])
 def engine(request: pytest.FixtureRequest) -> str:
     value: str = request.param
     return value
-
-
-def stats_of(loop: asyncio.AbstractEventLoop) -> dict[str, int]:
-    found: dict[str, int] = loop.ring_stats()  # type: ignore[attr-defined]
-    return found
 
 
 class Singles(asyncio.Protocol):
@@ -85,56 +79,6 @@ class Batches(Singles):
 
     def data_received(self, data: bytes) -> None:
         raise AssertionError("frames_received() is there")
-
-
-class Serving:
-    """A server with frames, and its protocols in the order of their connections."""
-
-    def __init__(self, server: asyncio.Server, hook: Hook | None) -> None:
-        self.server = server
-        self.hook = hook
-        self.protocols: list[Any] = []
-        self.made = asyncio.Event()
-        self.address = server.sockets[0].getsockname()
-
-    async def connect(self) -> tuple[socket.socket, Any]:
-        count = len(self.protocols)
-        sock = socket.socket()
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, self.address)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while len(self.protocols) == count:
-            self.made.clear()
-            await self.made.wait()
-        return sock, self.protocols[count]
-
-
-@asynccontextmanager
-async def serving(engine: str, framing: Framing, protocol: type[Singles] = Singles) -> AsyncIterator[Serving]:
-    loop: Any = asyncio.get_running_loop()
-    hook = None if engine == "none" else Hook.load("standard", engine=engine).attach()  # type: ignore[arg-type]
-
-    def factory() -> Singles:
-        made = protocol()
-        found.protocols.append(made)
-        found.made.set()
-        return made
-
-    server = await loop.create_server(factory, "127.0.0.1", 0, frames=framing)
-    if engine == "none":
-        _hook.engine_of(loop).detach()
-    found = Serving(server, hook)
-    try:
-        yield found
-    finally:
-        server.close()
-        for made in found.protocols:
-            made.transport.abort()
-            await made.lost
-        await asyncio.sleep(0)  # the server's accept ends
-        if hook is not None:
-            hook.detach()
-        assert stats_of(loop)["stale_cqes"] == 0
 
 
 def encoded(framing: Framing, body: bytes) -> bytes:
@@ -266,7 +210,7 @@ async def test_the_same_frames_as_plain_code(engine: str, protocol: type[Singles
         framing = random_framing(rng, max_frame=rng.choice([10, 300, 65_536, 1_000_000]))
         streams = [random_stream(rng, framing) for _ in range(rng.choice([1, 3, 8]))]
         expected = await plain_results(framing, streams)
-        async with serving(engine, framing, protocol) as running:
+        async with serving(engine, protocol, frames=framing) as running:
             ends = [await running.connect() for _ in streams]
             await asyncio.gather(*(send(sock, pieces, rng) for (sock, _), pieces in zip(ends, streams, strict=True)))
             for (sock, made), pieces, wanted in zip(ends, streams, expected, strict=True):
@@ -297,7 +241,7 @@ async def test_python_wakes_once_a_batch(engine: str) -> None:
     if engine == "none":
         return
     loop = asyncio.get_running_loop()
-    async with serving(engine, LengthPrefixed(4, max_delay=60, max_batch=32), Batches) as running:
+    async with serving(engine, Batches, frames=LengthPrefixed(4, max_delay=60, max_batch=32)) as running:
         sock, made = await running.connect()
         # 28 more, so that the last of them fill a batch.
         frame = encoded(LengthPrefixed(4), b"x" * 96)
@@ -331,7 +275,7 @@ async def test_python_wakes_once_a_batch(engine: str) -> None:
 async def test_a_whole_frame_waits_no_longer_than_max_delay(engine: str) -> None:
     loop = asyncio.get_running_loop()
     for delay, longest in ((0, 5), (0.02, 5)):
-        async with serving(engine, Delimited(b"\r\n", max_delay=delay), Batches) as running:
+        async with serving(engine, Batches, frames=Delimited(b"\r\n", max_delay=delay)) as running:
             sock, made = await running.connect()
             begin = loop.time()
             for number in range(5):
@@ -349,7 +293,7 @@ async def test_half_a_frame_is_held(engine: str) -> None:
     if engine == "none":
         return
     loop = asyncio.get_running_loop()
-    async with serving(engine, LengthPrefixed(2, max_delay=0.001)) as running:
+    async with serving(engine, Singles, frames=LengthPrefixed(2, max_delay=0.001)) as running:
         sock, made = await running.connect()
         sock.setblocking(True)
         message = encoded(LengthPrefixed(2), b"0123456789")
@@ -371,7 +315,7 @@ async def test_half_a_frame_is_held(engine: str) -> None:
 
 async def test_more_held_than_there_are_buffers(engine: str, rng: random.Random) -> None:
     """Frames of more pieces than there are buffers: Python wakes to give buffers back, and nothing is lost."""
-    async with serving(engine, LengthPrefixed(4, max_frame=5_000_000, max_delay=60, max_batch=1)) as running:
+    async with serving(engine, Singles, frames=LengthPrefixed(4, max_frame=5_000_000, max_delay=60, max_batch=1)) as running:
         sock, made = await running.connect()
         stream = b"".join(encoded(LengthPrefixed(4), rng.randbytes(5_000_000)) for _ in range(2))
         await send(sock, [stream], rng)
@@ -382,7 +326,7 @@ async def test_more_held_than_there_are_buffers(engine: str, rng: random.Random)
 
 async def test_300_connections(engine: str, rng: random.Random) -> None:
     framing = Delimited(b"\n", max_delay=0.01)
-    async with serving(engine, framing, Batches) as running:
+    async with serving(engine, Batches, frames=framing) as running:
         ends = [await running.connect() for _ in range(some(engine, 300))]
         streams = [[encoded(framing, b"%d" % rng.randint(0, 10**9)) for _ in range(20)] for _ in ends]
         cuts = []
@@ -401,7 +345,7 @@ async def test_300_connections(engine: str, rng: random.Random) -> None:
 async def test_more_connections_than_watches(engine: str) -> None:
     loop = asyncio.get_running_loop()
     framing = LengthPrefixed(1, max_delay=0.001)
-    async with serving(engine, framing) as running:
+    async with serving(engine, Singles, frames=framing) as running:
         pairs = []
         for _ in range(1100):
             left, right = socket.socketpair()
@@ -437,7 +381,7 @@ class Pausing(Singles):
 async def test_pausing_in_the_middle_of_a_batch(engine: str, rng: random.Random) -> None:
     for framing in (LengthPrefixed(1, max_delay=0.001), Delimited(b"--", max_delay=0, max_frame=100)):
         for end in (b"", b"\xffhalf"):
-            async with serving(engine, framing, Pausing) as running:
+            async with serving(engine, Pausing, frames=framing) as running:
                 sock, made = await running.connect()
                 frames = [b"%d" % number for number in range(200)]
                 stream = b"".join(encoded(framing, frame) for frame in frames) + end
@@ -453,7 +397,7 @@ async def test_pausing_in_the_middle_of_a_batch(engine: str, rng: random.Random)
                 assert (error.partial if isinstance(error, IncompleteFrameError) else b"") == end
                 sock.close()
         if isinstance(framing, Delimited):
-            async with serving(engine, framing, Pausing) as running:
+            async with serving(engine, Pausing, frames=framing) as running:
                 sock, made = await running.connect()
                 await send(sock, [b"1--2--3--4--" + b"x" * 200], rng)
                 assert isinstance(await made.lost, ValueError)
@@ -463,7 +407,7 @@ async def test_pausing_in_the_middle_of_a_batch(engine: str, rng: random.Random)
 
 async def test_resets_and_ends_with_held_frames(engine: str) -> None:
     loop = asyncio.get_running_loop()
-    async with serving(engine, LengthPrefixed(1, max_delay=60)) as running:
+    async with serving(engine, Singles, frames=LengthPrefixed(1, max_delay=60)) as running:
         sock, made = await running.connect()
         await loop.sock_sendall(sock, b"\x02ab\x05abc")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -481,7 +425,7 @@ async def test_resets_and_ends_with_held_frames(engine: str) -> None:
 
 async def test_closing_and_aborting_with_held_frames(engine: str) -> None:
     loop = asyncio.get_running_loop()
-    async with serving(engine, LengthPrefixed(1, max_delay=60)) as running:
+    async with serving(engine, Singles, frames=LengthPrefixed(1, max_delay=60)) as running:
         for end in ("close", "abort"):
             sock, made = await running.connect()
             await loop.sock_sendall(sock, b"\x02ab\x05abc")
@@ -512,7 +456,7 @@ async def test_a_protocol_that_closes_or_fails_gets_no_more(engine: str) -> None
     told: list[Any] = []
     loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
     for how in ("close", "fail"):
-        async with serving(engine, Delimited(b";"), Closing) as running:
+        async with serving(engine, Closing, frames=Delimited(b";")) as running:
             sock, made = await running.connect()
             made.how = how
             await loop.sock_sendall(sock, b"1;2;3;4;5")
@@ -528,7 +472,7 @@ async def test_detaching_and_attaching_with_frames_under_way(engine: str, rng: r
         return
     loop = asyncio.get_running_loop()
     framing = LengthPrefixed(1, max_delay=0.0005, max_batch=5)
-    async with serving(engine, framing) as running:
+    async with serving(engine, Singles, frames=framing) as running:
         ends = [await running.connect() for _ in range(5)]
         sent: list[list[bytes]] = [[] for _ in ends]
         hook: Any = running.hook

@@ -7,8 +7,6 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ import aiouring
 from aiouring import Delimited, _hook
 from aiouring.bpf import Hook
 from tests.unit.hook_programs import ENGINES, check_fork, some
+from tests.unit.hook_serving import serving, stats_of
 
 HEALTH = b"GET /health HTTP/1.1\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -28,11 +27,6 @@ RESPOND = {HEALTH: OK, b"GET /large ": LARGE, b"GET /healthy": b"never: a shorte
 def engine(request: pytest.FixtureRequest) -> str:
     value: str = request.param
     return value
-
-
-def stats_of(loop: asyncio.AbstractEventLoop) -> dict[str, int]:
-    found: dict[str, int] = loop.ring_stats()  # type: ignore[attr-defined]
-    return found
 
 
 def request_of(path: bytes, *, headers: bytes = b"Host: here\r\n") -> bytes:
@@ -79,55 +73,6 @@ def answer_of(request: bytes) -> bytes:
     return b"<" + request.split(b" ")[1] + b">"
 
 
-class Serving:
-    def __init__(self, server: asyncio.Server, hook: Hook | None) -> None:
-        self.hook = hook
-        self.protocols: list[Any] = []
-        self.made = asyncio.Event()
-        self.address = server.sockets[0].getsockname()
-
-    async def connect(self, *, receive_buffer: int = 0) -> tuple[socket.socket, Any]:
-        count = len(self.protocols)
-        sock = socket.socket()
-        sock.setblocking(False)
-        if receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await asyncio.get_running_loop().sock_connect(sock, self.address)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while len(self.protocols) == count:
-            self.made.clear()
-            await self.made.wait()
-        return sock, self.protocols[count]
-
-
-@asynccontextmanager
-async def serving(engine: str, protocol: type[Application] = Application) -> AsyncIterator[Serving]:
-    loop: Any = asyncio.get_running_loop()
-    hook = None if engine == "none" else Hook.load("standard", engine=engine).attach()  # type: ignore[arg-type]
-
-    def factory() -> Application:
-        made = protocol()
-        found.protocols.append(made)
-        found.made.set()
-        return made
-
-    server = await loop.create_server(factory, "127.0.0.1", 0, respond=RESPOND)
-    if engine == "none":
-        _hook.engine_of(loop).detach()
-    found = Serving(server, hook)
-    try:
-        yield found
-    finally:
-        server.close()
-        for made in found.protocols:
-            made.transport.abort()
-            await made.lost
-        await asyncio.sleep(0)  # the server's accept ends
-        if found.hook is not None and found.hook.attached:
-            found.hook.detach()
-        assert stats_of(loop)["stale_cqes"] == 0
-
-
 async def receive(sock: socket.socket, count: int) -> bytes:
     loop = asyncio.get_running_loop()
     got = b""
@@ -145,7 +90,7 @@ async def exchange(sock: socket.socket, request: bytes) -> None:
 
 
 async def test_health_checks_do_not_reach_the_protocol(engine: str) -> None:
-    async with serving(engine) as running:
+    async with serving(engine, Application, respond=RESPOND) as running:
         sock, made = await running.connect()
         for _ in range(20):
             await exchange(sock, request_of(b"/health"))
@@ -168,7 +113,7 @@ async def test_python_sleeps_while_the_hook_answers(engine: str) -> None:
     if engine == "none":
         return
     loop = asyncio.get_running_loop()
-    async with serving(engine) as running:
+    async with serving(engine, Application, respond=RESPOND) as running:
         sock, made = await running.connect()
         await exchange(sock, request_of(b"/health"))
         sock.setblocking(True)
@@ -191,7 +136,7 @@ async def test_random_requests_are_answered_in_order(engine: str, protocol: type
     """Alone, pipelined, cut in pieces, with a canned answer and without: what comes back does not depend on who answers."""
     loop = asyncio.get_running_loop()
     for _ in range(some(engine, 4)):
-        async with serving(engine, protocol) as running:
+        async with serving(engine, protocol, respond=RESPOND) as running:
             ends = [await running.connect() for _ in range(6)]
 
             async def client(sock: socket.socket) -> None:
@@ -225,7 +170,7 @@ class Slow(Application):
 
 async def test_no_canned_answer_overtakes_the_protocols(engine: str) -> None:
     loop = asyncio.get_running_loop()
-    async with serving(engine, Slow) as running:
+    async with serving(engine, Slow, respond=RESPOND) as running:
         sock, made = await running.connect()
         await loop.sock_sendall(sock, request_of(b"/slow"))
         while not made.requests:
@@ -241,7 +186,7 @@ async def test_no_canned_answer_overtakes_the_protocols(engine: str) -> None:
 
 async def test_what_the_protocol_writes_first_comes_first(engine: str) -> None:
     loop = asyncio.get_running_loop()
-    async with serving(engine) as running:
+    async with serving(engine, Application, respond=RESPOND) as running:
         sock, made = await running.connect()
         await loop.sock_sendall(sock, request_of(b"/health"))
         made.transport.write(b"greeting")
@@ -256,7 +201,7 @@ async def test_a_peer_that_does_not_read_gets_all_of_it_later(engine: str) -> No
     """More answers than the socket has room for: Python sends what is left over, and the order stays."""
     loop = asyncio.get_running_loop()
     for end in ("read", "close", "reset"):
-        async with serving(engine) as running:
+        async with serving(engine, Application, respond=RESPOND) as running:
             sock, made = await running.connect(receive_buffer=4096)
             made.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
             count = some(engine, 200)
@@ -280,7 +225,7 @@ async def test_a_peer_that_does_not_read_gets_all_of_it_later(engine: str) -> No
 
 async def test_an_answer_to_a_peer_that_ends_its_stream_at_once(engine: str) -> None:
     loop = asyncio.get_running_loop()
-    async with serving(engine) as running:
+    async with serving(engine, Application, respond=RESPOND) as running:
         for _ in range(20):
             sock, made = await running.connect()
             sock.send(request_of(b"/large"))
@@ -293,7 +238,7 @@ async def test_an_answer_to_a_peer_that_ends_its_stream_at_once(engine: str) -> 
 
 async def test_closing_with_answers_under_way(engine: str, rng: random.Random) -> None:
     loop = asyncio.get_running_loop()
-    async with serving(engine) as running:
+    async with serving(engine, Application, respond=RESPOND) as running:
         for _ in range(some(engine, 40)):
             ends = [await running.connect() for _ in range(4)]
             for sock, made in ends:
@@ -317,7 +262,7 @@ async def test_closing_with_answers_under_way(engine: str, rng: random.Random) -
 async def test_detaching_with_answers_under_way(engine: str) -> None:
     if engine == "none":
         return
-    async with serving(engine) as running:
+    async with serving(engine, Application, respond=RESPOND) as running:
         sock, made = await running.connect()
         for number in range(some(engine, 30)):
             sock.send(request_of(b"/health"))
@@ -341,7 +286,7 @@ def test_answers_go_on_in_another_thread(engine: str) -> None:
     kept: list[Any] = []
 
     async def begin() -> None:
-        manager = serving(engine)
+        manager = serving(engine, Application, respond=RESPOND)
         running = await manager.__aenter__()
         sock, made = await running.connect()
         await exchange(sock, request_of(b"/health"))
