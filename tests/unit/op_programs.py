@@ -7,6 +7,8 @@ import base64
 import ctypes
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +42,12 @@ def need(engine: str) -> None:
 def some(engine: str, many: int) -> int:
     """How often or how many: tests of the kernel's engines run under emulation, twenty times slower."""
     return max(many // 6, 1) if engine in NATIVE else many
+
+
+def build_op(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m aiouring build-op`."""
+    command = [sys.executable, "-m", "aiouring", "build-op", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
 async def load(engine: Any, *names: str) -> dict[str, bpf.Op]:

@@ -6,6 +6,8 @@ import asyncio
 import errno
 import mmap
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -14,7 +16,9 @@ from hypothesis import strategies
 
 from aiouring import bpf
 from aiouring.bpf import ops
-from tests.unit.op_programs import CHUNK, DIRECT, ENGINES, MOST, Place, crc32c, load, model, need, some, xored
+from tests.unit.op_programs import CHUNK, DIRECT, ENGINES, MOST, Place, build_op, crc32c, crc32c_table, load, model, need, some, xored
+
+OPERATIONS = Path(__file__).resolve().parents[2] / "bpf_progs" / "ops"
 
 EDGES = [CHUNK // 4 * 3, CHUNK, 2 * CHUNK, DIRECT // 2, DIRECT]
 SIZES = strategies.one_of(
@@ -162,6 +166,47 @@ async def test_known_checksums(engine: Any) -> None:
     assert await operation(bytes(32)) == 0x8A9136AA
     assert await operation(b"\xff" * 32) == 0x62A8AB43
     assert await operation(b"6789", flags=await operation(b"12345")) == 0xE3069283
+
+
+async def test_the_processors_instruction_and_the_tables_agree(tmp_path: Path, rng: random.Random) -> None:
+    """The engine inline has two ways to a checksum: one result for all lengths, places in memory and checksums so far."""
+    (tmp_path / "tables.bpf.c").write_text(f'#define CRC32C_BY_TABLES\n#include "{OPERATIONS}/crc32c.bpf.c"\n')
+    built = build_op(tmp_path / "tables.bpf.c", "--engine", "inline", "-I", OPERATIONS)
+    assert built.returncode == 0, built.stderr
+    tables = await bpf.Op.load(tmp_path / "tables.bpf.c", engine="inline")
+    shipped = await bpf.Op.load("crc32c", engine="inline")
+    # Three strings of 1,360 bytes and what is left, in chunks of 4,096.
+    lengths = [*range(130), *range(1350, 1370), *range(4070, 4110), *range(8150, 8200), *(rng.randrange(100_000) for _ in range(100))]
+    with memoryview(rng.randbytes(100_016)) as memory:
+        for length in lengths:
+            for place in range(16) if length < 130 else rng.sample(range(16), 4):
+                flags = rng.choice([0, rng.getrandbits(32)])
+                with memory[place : place + length] as buffer:
+                    result = await shipped(buffer, flags=flags)
+                    assert result == await tables(buffer, flags=flags), (length, place, flags)
+                    if length < 130:
+                        assert result == crc32c(bytes(buffer), flags)
+    tables.close()
+
+
+def test_the_constants_of_checksums() -> None:
+    """The tables and factors in the sources are what their comments say."""
+
+    def power(exponent: int) -> int:
+        value = 1 << 31  # x^0, bits reversed
+        for _ in range(exponent):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        return value
+
+    source = (OPERATIONS / "crc32c_x86.h").read_text()
+    defined = {name: int(value, 0) for name, value in re.findall(r"#define (CRC32C_\w+) (\w+?)u?\b", source)}
+    bits = defined["CRC32C_STRING"] * 64
+    assert (defined["CRC32C_FACTOR_1"], defined["CRC32C_FACTOR_2"]) == (power(bits - 33), power(2 * bits - 33))
+    rows = [crc32c_table()]
+    for _ in range(7):
+        rows.append([value >> 8 ^ rows[0][value & 255] for value in rows[-1]])
+    numbers = re.findall(r"0x[0-9a-f]{8}(?=,)", (OPERATIONS / "crc32c_table.h").read_text().partition("{")[2])
+    assert [int(number, 0) for number in numbers] == [value for row in rows for value in row]
 
 
 async def test_errors_name_the_operation(engine: Any) -> None:

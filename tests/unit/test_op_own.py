@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 
 from aiouring import bpf
-from tests.unit.op_programs import ENGINES, NATIVE, need
+from tests.unit.op_programs import ENGINES, NATIVE, build_op, need
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,11 +100,6 @@ static void mine_cleanup(struct aiouring_op *op)
 
 AIOURING_OP(mine, 1, 1, AIOURING_WRITES_NOTHING, mine_prep, mine_issue, mine_fail, mine_cleanup)
 """
-
-
-def build_op(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "aiouring", "build-op", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
 def build_for(engine: str, source: Path) -> None:
