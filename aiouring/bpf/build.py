@@ -36,10 +36,10 @@ def find_clang() -> str | None:
     return next((found for found in map(shutil.which, names) if found), None)
 
 
-def run(command: list[str]) -> str:
-    """The command's output, its warnings among it."""
+def run(command: list[str], folder: Path | None = None) -> str:
+    """The command's output, its warnings among it; it runs in `folder`."""
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, cwd=folder)
     except OSError as error:
         raise BuildFailed(f"{command[0]} cannot be run: {error}") from error
     if done.returncode != 0:
@@ -72,15 +72,19 @@ def build_object(source: Path, target: Path, includes: list[Path], clang: str | 
     if clang is None:
         raise BuildFailed("there is no clang, which alone compiles for the kernel (Debian's package clang)")
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    command = [clang, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wno-unused-function"]
-    # The types' section names source files; where they lay says nothing to who reads it.
-    command += [f"-ffile-prefix-map={source.parent.resolve()}=.", f"-ffile-prefix-map={Path.cwd()}=.", "-fdebug-compilation-dir=."]
+    part = target.with_name(target.name + ".part").absolute()
+    # The types' section names source files, and has their lines, for the verifier's words. clang looks for the lines under the names that it writes
+    # there, so those have to lead to the files from where it runs: in the source's folder, or else the source's own lines would be empty.
+    folder, here = source.parent.resolve(), Path.cwd()
+    shown = os.path.relpath(here, folder) if folder.is_relative_to(here) else "."
+    command = [os.path.abspath(clang), "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wno-unused-function"]
+    # Where they lay says nothing to who reads it.
+    command += [f"-ffile-prefix-map={folder}=.", f"-ffile-prefix-map={here}={shown}", "-fdebug-compilation-dir=."]
     command += [f"-D__TARGET_ARCH_{ARCHITECTURES.get(platform.machine(), platform.machine())}"]
-    command += [*(f"-D{name}" for name in defines), *(f"-I{folder}" for folder in includes), *system_includes(clang)]
-    command += ["-c", str(source), "-o", str(part)]
+    command += [*(f"-D{name}" for name in defines), *(f"-I{include.resolve()}" for include in includes), *system_includes(clang)]
+    command += ["-c", source.name, "-o", str(part)]
     try:
-        warnings = run(command)
+        warnings = run(command, folder)
         strip = shutil.which("llvm-strip")
         if strip is not None:
             # Debugging information by itself, which is most of the file; the types and line numbers that the verifier shows stay.
@@ -145,11 +149,24 @@ def build_hook(options: argparse.Namespace) -> int:
 def build_op(options: argparse.Namespace) -> int:
     """The command `build-op`, with the same results."""
 
-    def for_prog_run(source: Path, target: Path, includes: list[Path]) -> str:
-        return build_object(source, target, includes, defines=OPERATION_OBJECTS[1][1])
+    def for_kernel(source: Path, target: Path, includes: list[Path]) -> str:
+        return build_object(source, target, includes) + undeclared(source, target)
 
-    targets: list[Target] = [("kernel", build_object, ".op.bpf.o"), ("prog_run", for_prog_run, ".run.bpf.o"), ("inline", build_library, ".op.so")]
+    def for_prog_run(source: Path, target: Path, includes: list[Path]) -> str:
+        return build_object(source, target, includes, defines=OPERATION_OBJECTS[1][1]) + undeclared(source, target)
+
+    def for_inline(source: Path, target: Path, includes: list[Path]) -> str:
+        return build_library(source, target, includes) + undeclared(source, target)
+
+    targets: list[Target] = [("kernel", for_kernel, ".op.bpf.o"), ("prog_run", for_prog_run, ".run.bpf.o"), ("inline", for_inline, ".op.so")]
     return build_all("build-op", options, targets)
+
+
+def undeclared(source: Path, target: Path) -> str:
+    """Raises BuildFailed for an object without the symbol that AIOURING_OP makes: no compiler misses that. Else gives no warning."""
+    if b"\0aiouring_operation\0" not in target.read_bytes():
+        raise BuildFailed(f"{source.name} declares no operation: AIOURING_OP, at its end, does that")
+    return ""
 
 
 def build_all(command: str, options: argparse.Namespace, targets: list[Target]) -> int:
@@ -166,11 +183,12 @@ def build_all(command: str, options: argparse.Namespace, targets: list[Target]) 
         if options.engine not in ("both", "all", engine):
             continue
         target = folder / f"{name}{suffix}"
+        existed = target.exists()
         try:
             warnings = build(source, target, includes)
         except BuildFailed as error:
             # What an earlier source gave would be another program than the new one of the other engines.
-            old = f" (the old {target.name} was removed)" if target.exists() else ""
+            old = f" (the old {target.name} was removed)" if existed else ""
             target.unlink(missing_ok=True)
             print(f"{command}: for the {engine} engine{old}: {error}", file=sys.stderr)
             status = 1

@@ -13,7 +13,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from aiouring import _bpfop, _registered, executor
 from aiouring.bpf import support
@@ -21,6 +21,9 @@ from aiouring.bpf.errors import OperationRefused
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from aiouring.bpf._libbpf_op import OperationObject
+    from aiouring.loop import Loop
 
 OperationEngine = Literal["auto", "opcode", "module", "prog_run", "inline"]
 ENGINES = ("opcode", "module", "prog_run", "inline")  # the best first
@@ -55,8 +58,8 @@ class Op(_bpfop.OpCore):
     ) -> Op:
         """Load an operation for the running loop; the same one for the same arguments, until it is closed. The loop's end frees it.
 
-        program: the name of one that ships (SHIPPED), or the path of the source or of any file that `python -m aiouring build-op` made from it
-        ("mine.op.so"); the others lie beside it.
+        program: the name of one that ships ("nop", "copy", "fill", "xor", "crc32c", "find", "count", "base64"), or the path of the source or of any
+        file that `python -m aiouring build-op` made from it ("mine.op.so"); the others lie beside it.
         engine: "opcode" (a kernel with BPF operations, IORING_OP_BPF), "module" (aiouring's kernel module), "prog_run" (a BPF program that this
         process runs; CAP_BPF and CAP_PERFMON, Linux 6.4), "inline" (C in this process), or "auto": the first of these that can be. `op.engine` and
         `op.engine_reason` say which it is, and why it is no better one.
@@ -72,7 +75,7 @@ class Op(_bpfop.OpCore):
             raise TypeError(f"operations are for aiouring's event loops, not for {type(running).__name__}")
         if loop is not None and loop is not running:
             raise RuntimeError("an operation is loaded from its own loop's thread")
-        operations = LoopOperations.of(running)
+        operations = LoopOperations.of(cast("Loop", running))
         return await operations.load(cls, program_of(program), engine)
 
     def close(self) -> None:
@@ -93,6 +96,18 @@ class Program:
         self.run_object = folder / f"{stem}.run.bpf.o"
         self.library = folder / f"{stem}.op.so"
         self.key = stem if self.ships else str((folder / stem).absolute())
+
+    def missing(self, reasons: list[str]) -> FileNotFoundError:
+        """There is no library, and no other engine can run it, for these reasons."""
+        files = (self.library, self.run_object, self.kernel_object)
+        if any(path.exists() for path in files):
+            return FileNotFoundError(
+                errno.ENOENT, f"the engine inline needs this file, which `python -m aiouring build-op` makes, and no other can run the operation "
+                f"({'; '.join(reasons)})", str(self.library),
+            )  # fmt: skip
+        names = f"{', '.join(path.name for path in files[:2])} and {files[2].name}"
+        text = f"none of the operation's files is there ({names}): `python -m aiouring build-op` makes them"
+        return FileNotFoundError(errno.ENOENT, text, self.named)
 
 
 def program_of(program: str | os.PathLike[str]) -> Program:
@@ -119,7 +134,7 @@ class Unfit(Exception):
 class LoopOperations:
     """What was loaded for one loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.loaded: dict[tuple[str, str], Op] = {}
         self.lock = asyncio.Lock()
@@ -127,12 +142,11 @@ class LoopOperations:
         self.device_fd = -1
 
     @classmethod
-    def of(cls, loop: Any) -> LoopOperations:
+    def of(cls, loop: Loop) -> LoopOperations:
         """The loop's. Its close() closes them."""
         if loop._operations is None:
             loop._operations = cls(loop)
-        operations: LoopOperations = loop._operations
-        return operations
+        return loop._operations
 
     async def load(self, kind: type[Op], program: Program, engine: OperationEngine) -> Op:
         key = (program.key, engine)
@@ -155,7 +169,7 @@ class LoopOperations:
                 if engine != "auto" or refused:
                     raise unfit.error or OSError(errno.ENOSYS, f"{program.named}: the engine {name} cannot run here: {unfit}") from unfit.error
                 if unfit.error is not None and name == "inline":
-                    raise unfit.error from None
+                    raise program.missing(reasons) if isinstance(unfit.error, FileNotFoundError) else unfit.error from None
                 reasons.append(f"{name}: {unfit}")
                 continue
             if op is not known:
@@ -217,7 +231,7 @@ class LoopOperations:
             raise Unfit(f"{_bpfop.OPERATIONS_MAX} operations are loaded for this loop, which is the most")
         attached = Attached(str(program.kernel_object), self.numbers)
 
-        def load(loaded: Any) -> None:
+        def load(loaded: OperationObject) -> None:
             attached.attach(loaded, fd)
             use(attached)
 
@@ -245,10 +259,10 @@ class Attached:
         self.numbers = numbers
         self.number = min(numbers)
         numbers.remove(self.number)
-        self.loaded: Any = None
+        self.loaded: OperationObject | None = None
         self.info: tuple[str, int, int, int] = ("", 0, 0, 0)
 
-    def attach(self, loaded: Any, fd: int) -> None:
+    def attach(self, loaded: OperationObject, fd: int) -> None:
         loaded.load_and_attach(self.number, fd)
         self.loaded = loaded
         self.info = loaded.info
@@ -282,7 +296,7 @@ def load_library(path: Path) -> _bpfop.Library:
     return _bpfop.Library(str(path), read_file(path))
 
 
-async def load_in_thread(path: Path, load: Callable[[Any], None]) -> None:
+async def load_in_thread(path: Path, load: Callable[[OperationObject], None]) -> None:
     """Open an object and load it into the kernel. The verifier may take a second for a large one."""
     from aiouring.bpf import _libbpf_op  # here, since a build without libbpf has none
 
@@ -297,7 +311,7 @@ async def load_in_thread(path: Path, load: Callable[[Any], None]) -> None:
     try:
         await executor.in_executor(run)
     except OperationRefused as error:
-        raise Unfit(f"the kernel refused it: {error.args[1].splitlines()[0]}", error) from error
+        raise Unfit(f"the kernel refused it: {error.reason or os.strerror(error.errno or 0)}", error) from error
 
 
 def why_not_kernel() -> str:

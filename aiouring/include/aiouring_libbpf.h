@@ -25,7 +25,7 @@
 #define AIOURING_BPF_MAP_TYPE_ARENA 33 /* Linux 6.9 */
 #define AIOURING_BPF_STRUCT_OPS 44     /* the kind of a link, Linux 6.4 */
 
-/* A verifier's log of a large program has megabytes; beyond this the rest is left out. */
+/* A verifier's log of a large program has megabytes; of more than this the end is kept, where it says what it refuses. */
 #define AIOURING_BPF_LOG_MAX (16u << 20)
 
 static pthread_mutex_t aiouring_bpf_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -37,20 +37,24 @@ static int aiouring_bpf_collect(enum libbpf_print_level level, const char *forma
     va_list again;
     char *longer;
     int length;
+    size_t total, excess;
 
     if (level == LIBBPF_DEBUG)
         return 0;
     va_copy(again, arguments);
     length = vsnprintf(NULL, 0, format, again);
     va_end(again);
-    if (length <= 0 || aiouring_bpf_log_length + (size_t)length > AIOURING_BPF_LOG_MAX)
+    if (length <= 0)
         return 0;
-    longer = realloc(aiouring_bpf_log, aiouring_bpf_log_length + (size_t)length + 1);
+    total = aiouring_bpf_log_length + (size_t)length;
+    longer = realloc(aiouring_bpf_log, total + 1);
     if (longer == NULL)
         return 0;
     aiouring_bpf_log = longer;
     vsnprintf(longer + aiouring_bpf_log_length, (size_t)length + 1, format, arguments);
-    aiouring_bpf_log_length += (size_t)length;
+    excess = total > AIOURING_BPF_LOG_MAX ? total - AIOURING_BPF_LOG_MAX : 0;
+    memmove(longer, longer + excess, total - excess + 1);
+    aiouring_bpf_log_length = total - excess;
     return length;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -293,29 +294,75 @@ async def test_files_that_are_no_operation(engine: Any, built: Path, tmp_path: P
         await bpf.Op.load(source, engine=engine)
 
 
-async def test_what_the_verifier_refuses_is_told(tmp_path: Path) -> None:
-    need("prog_run")
-    source = tmp_path / "wrong.bpf.c"
-    source.write_text("""
+WRONG = """
 #include <aiouring/op.h>
 static int wrong_issue(struct aiouring_op *op)
 {
-    aiouring_set_result(op, aiouring_scratch(op)[aiouring_flags(op)]);
-    return 0;
+    aiouring_u8 *chunk = aiouring_scratch(op);
+    aiouring_u64 changed = 0;
+    int error = 0;
+    if (!chunk)
+        return -AIOURING_ENOMEM;
+    AIOURING_FORGET_NUMBER(chunk, changed);
+    AIOURING_CHUNKS(aiouring_length(op, 0), AIOURING_CHUNK_BYTES, offset, bytes)
+    {
+        error = aiouring_load(op, chunk, 0, offset, bytes);
+        if (error)
+            break;
+        BODY
+    }
+    AIOURING_CHUNKS_END
+    aiouring_set_result(op, changed);
+    return error;
 }
-AIOURING_OP(wrong, 0, 0, AIOURING_WRITES_NOTHING, AIOURING_NONE, wrong_issue, AIOURING_NONE, AIOURING_NONE)
-""")
+AIOURING_OP(wrong, 1, 1, AIOURING_WRITES_FIRST, AIOURING_NONE, wrong_issue, AIOURING_NONE, AIOURING_NONE)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "shown"),
+    [
+        # A place in memory that nothing bounds.
+        ("changed += chunk[aiouring_flags(op)];", "R\\d unbounded memory access", ["wrong.bpf.c:16: changed += chunk[aiouring_flags(op)];"]),
+        # The loop that any C programmer would write. The verifier's log of it has 18 MB.
+        (
+            "for (aiouring_u32 index = 0; index < bytes; index++)\n    if (AIOURING_BYTE(chunk, index) == 'A')\n        changed++;",
+            "jumps is too complex",
+            ["wrong.bpf.c:17: if (AIOURING_BYTE(chunk, index) == 'A')", "loops are bounded by macros"],
+        ),
+        ("return -AIOURING_EIO;", "reference leak", ["AIOURING_CHUNKS(", "is left by `break`"]),
+    ],
+)
+async def test_what_the_verifier_refuses_is_told(body: str, reason: str, shown: list[str], tmp_path: Path) -> None:
+    """In few lines: why, and which of the source. All that it said is at hand."""
+    need("prog_run")
+    source = tmp_path / "wrong.bpf.c"
+    source.write_text(WRONG.replace("BODY", body))
     assert build_op(source).returncode == 0
     with pytest.raises(bpf.OperationRefused, match="wrong: the kernel refused the operation") as refusal:
         await bpf.Op.load(source, engine="prog_run")
-    assert refusal.value.errno == errno.EACCES
-    assert "processed" in refusal.value.log and "unbounded memory access" in str(refusal.value)
+    assert re.search(reason, refusal.value.reason)
+    assert refusal.value.errno in errno.errorcode and refusal.value.filename == str(tmp_path / "wrong.run.bpf.o")
+    said = str(refusal.value).splitlines()
+    assert refusal.value.reason in said[0]
+    assert len(said) <= 12 and max(map(len, said[1:])) <= 170
+    for words in shown:
+        assert any(words in line for line in said), said
+    assert "processed" in refusal.value.log.splitlines()[-4] and said[-1].split()[1] == str(len(refusal.value.log.splitlines()))
     # `auto` does not run it unchecked instead; who asks for that gets it.
     with pytest.raises(bpf.OperationRefused):
         await bpf.Op.load(source)
     wrong = await bpf.Op.load(source, engine="inline")
     assert wrong.engine == "inline"
     wrong.close()
+
+
+async def test_a_source_without_an_operation(tmp_path: Path) -> None:
+    source = tmp_path / "none.bpf.c"
+    source.write_text("#include <aiouring/op.h>\n")
+    done = build_op(source)
+    assert done.returncode == 1 and done.stderr.count("none.bpf.c declares no operation: AIOURING_OP") >= 1, done.stderr
+    assert os.listdir(tmp_path) == ["none.bpf.c"]
 
 
 async def test_one_engine_alone(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ struct {
     int (*type)[2];
     int (*map_flags)[1 << 10];
     int (*max_entries)[1];
-    aiouring_u32 *key;
+    int (*key_size)[4];
     int (*value_size)[8];
 } aiouring_shadow AIOURING_SECTION(".maps");
 
