@@ -493,7 +493,7 @@ cdef LoopCore free_loop(object loop, object memory_bytes):
         if engine.caretaker and engine.control.tasks_live:
             raise RuntimeError("tasks of this event loop's hook, which failed, have not ended yet: await them before another one is attached")
         if not engine.through and not engine.caretaker:
-            raise RuntimeError("this event loop has a hook already: detach it first")
+            raise RuntimeError("this event loop has a hook already, Hook.current(): detach it first")
     if core.ring.region is None:
         core.ring.region = Region(REGION_BYTES_DEFAULT if memory_bytes is None else memory_bytes)
     elif memory_bytes is not None and (<Region>core.ring.region).size != memory_bytes:

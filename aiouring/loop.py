@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiouring._datagram import DatagramMixin
 from aiouring._loop import LoopCore
@@ -22,6 +22,10 @@ from aiouring.network import NetworkMixin
 from aiouring.process import ProcessMixin
 from aiouring.sendfile import SendfileMixin
 from aiouring.signals import SignalMixin
+
+if TYPE_CHECKING:
+    from aiouring.bpf.hooks import Hook
+    from aiouring.bpf.ops import LoopOperations
 
 
 class Loop(
@@ -46,7 +50,9 @@ class Loop(
     """
 
     # What aiouring.bpf loaded for it, once there is something.
-    _operations: Any = None
+    _operations: LoopOperations | None = None
+    # The hook that was attached to it last, by whomever.
+    _hook: Hook | None = None
 
     def __init__(self, *, busy_poll: float = 0.0) -> None:
         if not 0 <= busy_poll <= 1:
@@ -87,6 +93,7 @@ class Loop(
             self._close_signals()
         finally:
             self._close_ring()
+            self._hook = None
             if self._operations is not None:
                 self._operations.close()
             self._close_polls()

@@ -13,10 +13,15 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from aiouring import _hook
 from aiouring.bpf import support
+
+if TYPE_CHECKING:
+    from aiouring.bpf._libbpf import Map, Object
+    from aiouring.bpf.privileged import Adopted, Attachment
+    from aiouring.loop import Loop
 
 Engine = Literal["auto", "kernel", "inline"]
 
@@ -36,11 +41,11 @@ class Hook:
         self._object_path = object_path
         self._library = library
         self._memory_bytes = memory_bytes
-        self._attached: Any = None
-        self._loaded: Any = None
-        self._adopted: Any = None
+        self._attached: _hook.HookEngine | None = None
+        self._loaded: Object | Attachment | None = None
+        self._adopted: Adopted | None = None
         self._waits = False  # for its loop's next run
-        self._loop: Any = None  # it will be attached to, or was
+        self._loop: weakref.ref[Loop] | None = None  # it will be attached to, or was
 
     @classmethod
     def load(cls, program: str | os.PathLike[str] = "standard", *, engine: Engine = "auto", memory_bytes: int | None = None) -> Hook:
@@ -110,6 +115,20 @@ class Hook:
         hook._adopted = privileged.Adopted(loaded)
         return hook
 
+    @classmethod
+    def current(cls, loop: asyncio.AbstractEventLoop | None = None) -> Hook | None:
+        """The hook that is attached to a loop, the running one if None, and None where there is none.
+
+        Also a standard hook that relay(), a chain or another of its users has attached by itself: to look at its stats, or to detach() it when
+        nothing runs in it, so that another one can be attached. Raises TypeError where it is no loop of aiouring, RuntimeError where none runs.
+        """
+        if loop is None:
+            loop = asyncio.get_running_loop()
+        if not hasattr(loop, "ring_stats"):
+            raise TypeError(f"hooks are for aiouring's event loops, not for {type(loop).__name__}")
+        hook = cast("Loop", loop)._hook
+        return hook if hook is not None and hook.attached else None
+
     @property
     def engine(self) -> str:
         """ "kernel" or "inline": the engine that runs the program, or will when it is attached."""
@@ -141,13 +160,14 @@ class Hook:
         if self.attached:
             raise RuntimeError("this hook is attached already")
         if loop is running:
-            self._loop = weakref.ref(loop)
+            self._loop = weakref.ref(cast("Loop", loop))
             self._attach_now(loop)
         elif loop.is_running():
             raise RuntimeError("a hook is attached from its own loop's thread")
         else:
-            loop._at_first_run(self._attach_now)  # type: ignore[attr-defined]
-            self._loop = weakref.ref(loop)
+            ours = cast("Loop", loop)
+            ours._at_first_run(self._attach_now)
+            self._loop = weakref.ref(ours)
             self._waits = True
         return self
 
@@ -157,8 +177,9 @@ class Hook:
             self._attached = _hook.attach_kernel(loop, self._load_into_kernel, self._memory_bytes)
         else:
             self._attached = _hook.attach_inline(loop, self._library, self._memory_bytes)
+        cast("Loop", loop)._hook = self
 
-    def _load_into_kernel(self, ring_fd: int, layout: bytes) -> Any:
+    def _load_into_kernel(self, ring_fd: int, layout: bytes) -> Object | Attachment:
         if self._adopted is not None:
             self._loaded = self._adopted.attach(ring_fd, layout)
             return self._loaded
@@ -196,7 +217,7 @@ class Hook:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
         self.detach()
 
-    def _engine_object(self) -> Any:
+    def _engine_object(self) -> _hook.HookEngine:
         if self._attached is None:
             raise RuntimeError("this hook was never attached")
         return self._attached
@@ -217,21 +238,21 @@ class Hook:
     def memory(self) -> memoryview:
         """The part of the shared memory that is the program's own (from AIOURING_USER_OFFSET on), writable. What is in it stays for the loop's next
         hook."""
-        return self._engine_object().memory()  # type: ignore[no-any-return]
+        return self._engine_object().memory()
 
     @property
-    def maps(self) -> Mapping[str, Any]:
+    def maps(self) -> Mapping[str, Map]:
         """The program's BPF maps by name; kernel engine only, while attached."""
         if self._loaded is None:
             raise RuntimeError("maps are those of a program in the kernel, while it is attached")
-        return self._loaded.maps  # type: ignore[no-any-return]
+        return self._loaded.maps
 
     @property
     def globals(self) -> Mapping[str, memoryview]:
         """The program's global variables by name; kernel engine only, while attached."""
         if self._loaded is None:
             raise RuntimeError("globals are those of a program in the kernel, while it is attached")
-        return self._loaded.globals  # type: ignore[no-any-return]
+        return self._loaded.globals
 
     def __repr__(self) -> str:
         return f"<Hook {self.name} engine={self.engine} {'attached' if self.attached else 'not attached'}>"
@@ -270,7 +291,7 @@ def attach_standard(loop: asyncio.AbstractEventLoop) -> None:
         standard_engine(loop)
 
 
-def standard_engine(loop: asyncio.AbstractEventLoop) -> Any:
+def standard_engine(loop: asyncio.AbstractEventLoop) -> _hook.HookEngine:
     """The engine of the loop's hook, for tasks; the standard hook is attached where there is none."""
     engine = _hook.engine_of(loop)
     if engine is None:
@@ -284,4 +305,5 @@ def standard_engine(loop: asyncio.AbstractEventLoop) -> Any:
             hook._reason = f"the kernel refused it: {error}"
             hook.attach(loop)
         engine = _hook.engine_of(loop)
+        assert engine is not None
     return engine

@@ -9,7 +9,7 @@ import asyncio
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 from aiouring import _hook
 from aiouring.bpf.errors import HookError
@@ -29,7 +29,7 @@ def layout_of_loops(memory_bytes: int | None) -> bytes:
     """What a program has to know of a loop's ring and its memory: the same for each loop of this build on this kernel, so one is looked at."""
     layouts: list[bytes] = []
 
-    def look(ring_fd: int, layout: bytes) -> Any:
+    def look(ring_fd: int, layout: bytes) -> NoReturn:
         layouts.append(layout)
         raise Seen
 

@@ -62,8 +62,10 @@ def test_auto_says_which_engine_it_took_and_why() -> None:
 
 async def test_one_hook_at_a_time_and_from_the_loop_itself(engine: Engine) -> None:
     hook = Hook.load("wake", engine=engine)
+    assert Hook.current() is None
     with hook:
         assert hook.engine == engine
+        assert Hook.current() is hook is Hook.current(asyncio.get_running_loop())
         with pytest.raises(RuntimeError, match="has a hook already"):
             Hook.load("wake", engine=engine).attach()
         with pytest.raises(RuntimeError, match="attached already"):
@@ -73,7 +75,32 @@ async def test_one_hook_at_a_time_and_from_the_loop_itself(engine: Engine) -> No
             with left, right:
                 await discard(left)
     assert not hook.attached
+    assert Hook.current() is None
     hook.detach()
+
+
+async def test_the_hook_that_a_chain_attached_can_be_had(engine: Engine) -> None:
+    source, target = bytearray(b"abc"), bytearray(3)
+    read_fd, write_fd = os.pipe()
+    try:
+        async with aiouring.Chain() as chain:
+            sent = chain.write(write_fd, source)
+            chain.read(read_fd, target, length=sent.result)
+        running = Hook.current()
+        assert running is not None and running.name == "standard"
+        with pytest.raises(RuntimeError, match="tasks and chains run in this hook"):
+            running.detach()
+        assert await chain == [3, 3]
+    finally:
+        os.close(read_fd)
+        os.close(write_fd)
+    with pytest.raises(RuntimeError, match=r"has a hook already, Hook\.current\(\)"):
+        Hook.load("wake", engine=engine).attach()
+    assert running.stats["steps"] > 0
+    running.detach()
+    assert Hook.current() is None
+    with Hook.load("wake", engine=engine) as hook:
+        assert Hook.current() is hook
 
 
 def test_a_loop_that_does_not_run_yet_gets_it_when_it_runs(engine: Engine) -> None:
@@ -91,6 +118,8 @@ def test_only_for_loops_of_ours() -> None:
     async def attach() -> None:
         with pytest.raises(TypeError, match="aiouring's event loops"):
             Hook.load("wake", engine="inline").attach()
+        with pytest.raises(TypeError, match="aiouring's event loops"):
+            Hook.current()
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         runner.run(attach())
