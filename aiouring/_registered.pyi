@@ -1,12 +1,12 @@
 """Registered memory, natively. The docstrings are in _registered.pyx."""
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from typing_extensions import Buffer
 
 class RegisteredBuffer:
-    def __init__(self, loop: Any, memory: Buffer) -> None: ...
+    def __init__(self, loop: object, memory: Buffer) -> None: ...
     @property
     def registered(self) -> bool: ...
     @property

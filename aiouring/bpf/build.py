@@ -7,6 +7,7 @@ it needs Python's standard library alone and imports nothing of aiouring.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import platform
 import shlex
@@ -23,6 +24,10 @@ ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "s390x
 SUFFIX = ".bpf.c"
 # The objects of one operation: how their names end, and what the compiler is told.
 OPERATION_OBJECTS = ((".op.bpf.o", ()), (".run.bpf.o", ("AIOURING_PROG_RUN",)))
+
+
+# Behind the last byte of each object of an operation, where no loader looks: what its source was, so that one that was not built again is noticed.
+STAMP = b"\naiouring-source "
 
 
 class BuildFailed(Exception):
@@ -150,23 +155,42 @@ def build_op(options: argparse.Namespace) -> int:
     """The command `build-op`, with the same results."""
 
     def for_kernel(source: Path, target: Path, includes: list[Path]) -> str:
-        return build_object(source, target, includes) + undeclared(source, target)
+        return stamped(source, target, build_object(source, target, includes))
 
     def for_prog_run(source: Path, target: Path, includes: list[Path]) -> str:
-        return build_object(source, target, includes, defines=OPERATION_OBJECTS[1][1]) + undeclared(source, target)
+        return stamped(source, target, build_object(source, target, includes, defines=OPERATION_OBJECTS[1][1]))
 
     def for_inline(source: Path, target: Path, includes: list[Path]) -> str:
-        return build_library(source, target, includes) + undeclared(source, target)
+        return stamped(source, target, build_library(source, target, includes))
 
     targets: list[Target] = [("kernel", for_kernel, ".op.bpf.o"), ("prog_run", for_prog_run, ".run.bpf.o"), ("inline", for_inline, ".op.so")]
     return build_all("build-op", options, targets)
 
 
-def undeclared(source: Path, target: Path) -> str:
-    """Raises BuildFailed for an object without the symbol that AIOURING_OP makes: no compiler misses that. Else gives no warning."""
+def stamped(source: Path, target: Path, warnings: str) -> str:
+    """Ends an object with its stamp. Raises BuildFailed for one without the symbol that AIOURING_OP makes: no compiler misses that."""
     if b"\0aiouring_operation\0" not in target.read_bytes():
         raise BuildFailed(f"{source.name} declares no operation: AIOURING_OP, at its end, does that")
-    return ""
+    with open(target, "ab") as file:
+        file.write(STAMP + digest(source))
+    return warnings
+
+
+def digest(source: Path) -> bytes:
+    """What a stamp says of a source."""
+    return hashlib.sha256(source.read_bytes()).hexdigest().encode()
+
+
+def stamp_of(target: Path) -> bytes | None:
+    """The digest of the source that an object was built from; None: there is no object, or it has no stamp."""
+    size = len(STAMP) + 2 * hashlib.sha256().digest_size
+    try:
+        with open(target, "rb") as file:
+            file.seek(-size, os.SEEK_END)
+            end = file.read()
+    except OSError:
+        return None
+    return end.removeprefix(STAMP) if end.startswith(STAMP) else None
 
 
 def build_all(command: str, options: argparse.Namespace, targets: list[Target]) -> int:

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -95,7 +96,20 @@ class Program:
         self.kernel_object = folder / f"{stem}.op.bpf.o"
         self.run_object = folder / f"{stem}.run.bpf.o"
         self.library = folder / f"{stem}.op.so"
+        self.source = folder / f"{stem}.bpf.c"
         self.key = stem if self.ships else str((folder / stem).absolute())
+
+    def other_sources(self) -> str:
+        """Which of its files were not built from the source that lies beside them, in one sentence, or from one source; empty where none is known."""
+        from aiouring.bpf import build  # here: who has no operation of his own does not need it
+
+        stamps = {path.name: build.stamp_of(path) for path in (self.kernel_object, self.run_object, self.library)}
+        built = {name: stamp for name, stamp in stamps.items() if stamp is not None}
+        if self.source.exists():
+            now = build.digest(self.source)
+            stale = [name for name, stamp in built.items() if stamp != now]
+            return f"{self.source.name} was changed after {' and '.join(stale)} {'was' if len(stale) == 1 else 'were'} built" if stale else ""
+        return f"{' and '.join(built)} were built from different sources" if len(set(built.values())) > 1 else ""
 
     def missing(self, reasons: list[str]) -> FileNotFoundError:
         """There is no library, and no other engine can run it, for these reasons."""
@@ -158,6 +172,9 @@ class LoopOperations:
 
     async def choose(self, kind: type[Op], program: Program, engine: OperationEngine) -> Op:
         reasons: list[str] = []
+        fault = "" if program.ships else await executor.in_executor(program.other_sources)
+        if fault:
+            warnings.warn(f"{program.named}: {fault}: `python -m aiouring build-op` makes them anew", RuntimeWarning, stacklevel=4)
         for name in ENGINES if engine == "auto" else (engine,):
             try:
                 known = self.loaded.get((program.key, name))

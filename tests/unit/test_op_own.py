@@ -202,6 +202,27 @@ async def test_the_newer_file_is_loaded(engine: Any, built: Path, tmp_path: Path
     new.close()
 
 
+async def test_what_was_not_built_again_is_told(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    source = tmp_path / "mine.bpf.c"
+    source.write_text(PROGRAM)
+    build_op(source)  # for the inline engine alone, where there is no clang
+    (await bpf.Op.load(source, engine="inline")).close()
+    assert not recwarn.list
+    source.write_text(PROGRAM + "\n")
+    with pytest.warns(RuntimeWarning, match=r"mine\.bpf\.c was changed after .*mine\.op\.so w.* built: .* build-op") as told:
+        (await bpf.Op.load(source, engine="inline")).close()
+    assert told[0].filename == __file__
+    # One engine's is built again, and the others' are what they were.
+    assert build_op(source, "--engine", "inline").returncode == 0
+    stale = [path.name for path in (tmp_path / "mine.op.bpf.o", tmp_path / "mine.run.bpf.o") if path.exists()]
+    if stale:
+        with pytest.warns(RuntimeWarning, match=f"was changed after {' and '.join(map(re.escape, stale))} were built"):
+            (await bpf.Op.load(source, engine="inline")).close()
+        source.unlink()
+        with pytest.warns(RuntimeWarning, match="were built from different sources"):
+            (await bpf.Op.load(source, engine="inline")).close()
+
+
 async def test_without_optional_functions(engine: Any, tmp_path: Path) -> None:
     source = tmp_path / "length.bpf.c"
     source.write_text("""
