@@ -19,6 +19,9 @@ PIP := $(VPYTHON) -m pip --disable-pip-version-check
 # The lanes of `make test`, in the order in which they run: what is likely to fail and quick comes first.
 LANES := lint test-package test-unit test-programs conformance test-asan test-vm
 
+# Processes that share the tests of one folder. Tests of time-outs want a processor for each, and more than four save little.
+PARTS := $(shell processors=$$(nproc); echo $$((processors > 4 ? 4 : processors)))
+
 # More arguments for one lane: make test-unit ARGS="-k accept -x"
 ARGS ?=
 
@@ -91,9 +94,13 @@ lint: dev ## ruff, mypy --strict, cython-lint and shellcheck
 	exit $$status
 
 .PHONY: test-unit
-test-unit: dev ## the unit tests
+test-unit: dev ## the unit tests, in as many processes as there are processors; with ARGS in one
 	@mkdir -p $(RESULTS)
+ifeq ($(ARGS),)
+	@$(VPYTHON) tools/test_parts.py $(PARTS) $(RESULTS)/test-unit $(PYTEST) tests/unit
+else
 	@$(PYTEST) tests/unit --junitxml=$(RESULTS)/test-unit.xml $(ARGS)
+endif
 
 .PHONY: test-package
 test-package: dev ## pip install . in fresh environments, with a C compiler alone

@@ -623,7 +623,8 @@ cdef class BinaryFile(StreamView):
         """`size` bytes, fewer only at the end; all up to the end with -1 or None; b"" at the end."""
         cdef Py_ssize_t count = -1 if size is None else PyNumber_Index(size)
         cdef BinaryCall call
-        if count < -1:
+        # What cannot be read says so, whatever the length, when it is awaited.
+        if count < -1 and self.core.readable:
             raise ValueError("read length must be non-negative or -1")
         call = new_call(self.core, READ if count >= 0 else READ_ALL, False)
         call.size = count

@@ -10,6 +10,7 @@ import gc
 import os
 import random
 import signal
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
@@ -24,6 +25,18 @@ SEED = int(os.environ.get("AIOURING_SEED") or random.SystemRandom().randrange(2*
 # A shell that starts pytest in the background has SIGINT ignored; tests interrupt themselves and the servers that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So has nohup SIGHUP. A handler of ours that does nothing keeps this process alive as well, and no child inherits it.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="I/N", help="run the I-th of N parts of the tests alone; tools/test_parts.py runs them all")
+
+
+def part_of(name: str, count: int) -> int:
+    """The part, from 1, that a test is in. Its name decides and nothing else: processes that collected in another order agree on it."""
+    return zlib.crc32(name.encode()) % count + 1
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -58,6 +71,9 @@ NEEDS: dict[str, Callable[[], bool]] = {
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out, rather than skips, the tests of the kernel's engines where there is none for them: `make test-vm` and `make test-vm-opcode` run
     them, and look for them by --collect-only on the host."""
+    if config.option.part:
+        part, count = map(int, config.option.part.split("/"))
+        items[:] = [item for item in items if part_of(item.nodeid, count) == part]
     if config.option.collectonly:
         return
     for marker, met in NEEDS.items():
@@ -65,6 +81,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if marked and not (loads_programs() and met()):
             config.hook.pytest_deselected(items=marked)
             items[:] = [item for item in items if not item.get_closest_marker(marker)]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leaves out of later collections what pytest and the modules of all tests hold to the end. `descriptors` collects twice around each test, which
+    took most of the time of most tests while a collection went through these half a million objects. What a test makes is collected as ever."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # The interpreter's end collects all there is; what was left out would look like leaked memory to the address sanitizer.
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)

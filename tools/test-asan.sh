@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the whole of the unit tests twice, side by side, since each keeps one core busy: under Python's debug allocator and -X dev, and with the
-# extension modules built with the address sanitizer. Called by `make test-asan` as `test-asan.sh RESULTS_PREFIX [PYTEST_ARGUMENT...]`.
+# Runs the whole of the unit tests twice, side by side, since one would leave a core idle: under Python's debug allocator and -X dev, and, in two
+# parts, with the extension modules built with the address sanitizer. Called by `make test-asan` as
+# `test-asan.sh RESULTS_PREFIX [PYTEST_ARGUMENT...]`; with an argument for pytest there are no parts.
 #
 # The sanitizer's build lives in a copy of the checkout, so that neither build ever sees the other's extension modules, and its
 # tests run in that copy: every child that a test starts imports the sanitized modules too.
@@ -62,7 +63,12 @@ fi
 echo "test-asan: the unit tests with the address sanitizer"
 (
     cd "$copy"
-    under_sanitizer $detect_leaks "$reports" "$python" -m pytest tests/unit --junitxml="$results-address.xml" --timeout=600 "$@"
+    tests=("$python" -m pytest tests/unit --timeout=600)
+    if [ $# = 0 ]; then
+        under_sanitizer $detect_leaks "$reports" "$python" tools/test_parts.py 2 "$results-address" "${tests[@]}"
+    else
+        under_sanitizer $detect_leaks "$reports" "${tests[@]}" --junitxml="$results-address.xml" "$@"
+    fi
 ) || status=1
 debug_status=0
 wait "$debug_run" || debug_status=$?

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import pty
 import resource
@@ -600,3 +601,14 @@ async def test_a_place_is_told_whatever_the_last_chunk_was(tmp_path: Path) -> No
         await file.seek(3)
         assert await file.read(2) == "€€"
         assert await file.tell() == 9
+
+
+async def test_what_cannot_be_read_says_so_whatever_the_length(tmp_path: Path) -> None:
+    for mode in ("wb", "ab", "xb"):
+        async with aiouring.open(tmp_path / mode, mode) as file:
+            for size in (-7, -1, 5, None):
+                with pytest.raises(io.UnsupportedOperation):
+                    await file.read(size)
+    async with aiouring.open(tmp_path / "wb", "rb") as file:
+        with pytest.raises(ValueError, match="non-negative"):
+            await file.read(-7)

@@ -65,7 +65,7 @@ def test_ended_by_a_signal(loop: asyncio.AbstractEventLoop, name: str, expected:
 def test_send_signal_reaches_a_handler(loop: asyncio.AbstractEventLoop) -> None:
     async def main() -> None:
         process = await asyncio.create_subprocess_shell(
-            "trap 'echo got it; exit 3' HUP; echo ready; while :; do read x; done", stdin=PIPE, stdout=PIPE
+            "trap 'echo got it; exit 3' HUP; echo ready; while read x; do :; done", stdin=PIPE, stdout=PIPE
         )
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"

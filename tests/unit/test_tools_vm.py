@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,58 @@ def test_runs_are_side_by_side_and_each_must_pass(tmp_path: Path) -> None:
     assert "is up after" in done.stdout
     assert run_guest_script("true", "false").returncode == 1
     assert run_guest_script("(exit 3)", "true").returncode == 1
+
+
+def guest_that(monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> lane.Guest:
+    """A guest of the lane whose boot is a script of this machine."""
+    guest = lane.Guest(ROOT / "vmlinux", "0.0", "", [], {name: "true"})
+    monkeypatch.setattr(guest, "boot", lambda: lane.run_to_end(["bash", "-c", script]))
+    return guest
+
+
+def test_guests_are_side_by_side_and_each_must_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = tmp_path / "left", tmp_path / "right"
+    os.mkfifo(left)
+    os.mkfifo(right)
+    first = guest_that(monkeypatch, "unit", f"echo ready > {left}; read -r line < {right}")
+    second = guest_that(monkeypatch, "conformance", f"read -r line < {left}; echo ready > {right}")
+    assert lane.run_side_by_side([lambda: first, lambda: second]) == 0
+    failing, passing = (guest_that(monkeypatch, "unit", script) for script in ("exit 3", "exit 0"))
+    assert lane.run_side_by_side([lambda: passing, lambda: failing]) == 3
+
+    def refuses() -> lane.Guest:
+        raise SystemExit("there is no compiler")
+
+    assert lane.run_side_by_side([refuses, lambda: passing]) == 1
+
+
+def test_a_guest_without_its_tests_fails_beside_one_that_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "RESULTS", tmp_path)
+    passing, empty = (guest_that(monkeypatch, name, "exit 0") for name in ("unit", "module"))
+    assert lane.run_side_by_side([lambda: passing, lambda: empty]) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_guest_outlives_the_lane(tmp_path: Path, number: signal.Signals) -> None:
+    """Told to end, the lane passes it on to the guests, which run in groups of their own."""
+    pid_file = tmp_path / "pid"
+    os.mkfifo(pid_file)
+    program = f"""
+import signal, sys
+from tests.vm import lane
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+guest = lane.Guest(lane.ROOT, "0.0", "", [], {{"unit": "true"}})
+guest.boot = lambda: lane.run_to_end(["setsid", "--wait", "bash", "-c", "trap 'kill $!; exit 143' TERM; sleep 1000 & echo $$ >{pid_file}; wait"])
+sys.exit(lane.run_side_by_side([lambda: guest]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    guest_end = os.pidfd_open(int(pid_file.read_text()))
+    process.send_signal(number)
+    output = process.communicate(timeout=60)
+    assert process.returncode != 0, output
+    ended = select.select([guest_end], [], [], 0)[0]
+    os.close(guest_end)
+    assert ended, output
 
 
 def test_lines_begin_with_the_runs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,10 @@
 """Runs tests in virtual machines whose kernels have what this machine's lacks: what `make test-vm` and `make test-vm-opcode` call.
 
 It runs on the host and boots kernels by run-vm.sh. On Debian's kernel with the loop hook three runs go side by side: `hook`, every test with the
-marker `kernel_hook`; `unit`, those of UNIT_TESTS; and `conformance`, a part of CPython's suite with a hook in the kernel. The same kernel once more,
-with the module of BPF operations loaded, has the run `module`: every test with the marker `bpf_module`. On the kernel that has the patch it is
-`opcode`, with `bpf_opcode`. Each run leaves its counts in `.cache/results/`, through which the lane sees that tests with the marker really ran. It
-calls nothing of the package but what compiles BPF programs.
+marker `kernel_hook`; `unit`, those of UNIT_TESTS; and `conformance`, a part of CPython's suite with a hook in the kernel. The same kernel in a second
+guest beside that one, with the module of BPF operations loaded, has the run `module`: every test with the marker `bpf_module`. On the kernel that has
+the patch it is `opcode`, with `bpf_opcode`. Each run leaves its counts in `.cache/results/`, through which the lane sees that tests with the marker
+really ran. It calls nothing of the package but what compiles BPF programs.
 
 Emulated code runs about twenty times slower than the host's, so the unit tests here are a selection: what a newer kernel and another order of events
 can change, not how arguments are checked.
@@ -13,12 +13,16 @@ can change, not how arguments are checked.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +127,7 @@ class Guest:
 
     def boot(self) -> int:
         command = [str(HERE / "run-vm.sh"), "-k", str(self.kernel), "-w", str(ROOT), "-t", str(self.limit_s), "-a", self.append, "--", self.script()]
-        return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}).returncode
+        return run_to_end(command)
 
     def run(self) -> int:
         """The status, which is not 0 either if a run that has to run tests with a marker ran none."""
@@ -144,6 +148,54 @@ class Guest:
                 status = status or 1
         print(f"test-vm: {time.monotonic() - begin_s:.0f} s for {' and '.join(self.runs)}", flush=True)
         return status
+
+
+# What runs now, for whoever is told to end.
+running: set[subprocess.Popen[bytes]] = set()
+ending = threading.Event()
+printing = threading.Lock()
+
+
+def run_to_end(command: list[str]) -> int:
+    """The status of a program whose lines are printed whole, whatever another guest prints meanwhile."""
+    if ending.is_set():
+        raise SystemExit("test-vm: told to end")
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, stdout=subprocess.PIPE) as process:
+        running.add(process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            with printing:
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+        status = process.wait()
+    running.discard(process)
+    return status
+
+
+def run_side_by_side(guests: list[Callable[[], Guest]]) -> int:
+    """Makes each guest and runs it, all at once: one that has a single run leaves a processor idle, and so does the making of what it needs."""
+    statuses: list[int] = []
+
+    def work(make: Callable[[], Guest]) -> None:
+        try:
+            statuses.append(make().run())
+        except SystemExit as refused:
+            print(refused, file=sys.stderr, flush=True)
+            statuses.append(1)
+
+    threads = [threading.Thread(target=work, args=(make,)) for make in guests]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        ending.set()
+        for process in list(running):
+            process.terminate()
+        raise
+    # A thread that ended by another exception has left no status, and Python has printed why.
+    return next((status for status in statuses if status), 0 if len(statuses) == len(guests) else 1)
 
 
 def tests_that_ran(results: Path) -> int:
@@ -191,10 +243,10 @@ def main(arguments: list[str]) -> int:
     options, for_pytest = parser.parse_known_args(arguments)
     RESULTS.mkdir(parents=True, exist_ok=True)
     names = [options.only] if options.only else ["hook", "unit", "conformance", "module"]
-    # The module comes first: it takes the shorter time.
-    guests = [guest_for_operations(name, options.files, for_pytest) for name in names if name in ("module", "opcode")]
+    operations_of = [name for name in names if name in ("module", "opcode")]
+    guests = [functools.partial(guest_for_operations, name, options.files, for_pytest) for name in operations_of]
     hooks = [name for name in names if name not in ("module", "opcode")]
     if hooks:
-        guests.append(guest_for_hooks(hooks, options.files, for_pytest))
-    statuses = [guest.run() for guest in guests]
-    return next((status for status in statuses if status), 0)
+        guests.append(functools.partial(guest_for_hooks, hooks, options.files, for_pytest))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    return run_side_by_side(guests)

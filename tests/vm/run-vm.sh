@@ -40,11 +40,11 @@ virtiofsd=/usr/lib/qemu/virtiofsd
 
 run=$(mktemp -d)
 mkdir "$run/ctl"
-servers=()
+children=()
 # shellcheck disable=SC2329  # the trap calls it
 clean_up() {
-    local server
-    for server in "${servers[@]}"; do kill "$server" 2>/dev/null; done
+    local child
+    for child in "${children[@]}"; do kill "$child" 2>/dev/null; done
     wait 2>/dev/null
     rm -rf "$run"
 }
@@ -56,7 +56,7 @@ devices=()
 share() { # share TAG FOLDER CACHE
     $virtiofsd --socket-path="$run/$1.sock" -o source="$2" -o cache="$3" -o sandbox=chroot -o log_level=err -o xattr -o flock \
         >"$run/$1.log" 2>&1 &
-    servers+=($!)
+    children+=($!)
     devices+=(-chardev "socket,id=chardev-$1,path=$run/$1.sock" -device "vhost-user-fs-pci,queue-size=1024,chardev=chardev-$1,tag=$1")
     local _
     for _ in $(seq 250); do
@@ -73,13 +73,21 @@ share rootfs / always
 share ctl "$run/ctl" none
 share work "$work" auto
 
+# In the background: a signal's trap waits for what runs in the foreground, and a guest would outlive who asked for it.
+mkfifo "$run/output"
+cat "$run/output" &
+output=$!
 timeout -k 5 "$limit_s" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 -m "$memory_mb" -nodefaults -no-user-config \
     -display none -no-reboot -object "memory-backend-memfd,id=mem,size=${memory_mb}M,share=on" -numa node,memdev=mem \
     -serial "file:$run/console.log" -device virtio-serial-pci -chardev file,id=out,path=/dev/stdout,append=on \
     -device virtserialport,chardev=out,name=out -kernel "$kernel" \
     -append "console=ttyS0 panic=-1 quiet rootfstype=virtiofs root=rootfs ro init=$here/guest-init.sh mitigations=off tsc=reliable cryptomgr.notests=1 $append" \
-    "${devices[@]}" </dev/null | cat
-status=${PIPESTATUS[0]}
+    "${devices[@]}" </dev/null >"$run/output" &
+guest=$!
+children+=("$guest")
+wait "$guest"
+status=$?
+wait "$output"
 
 [ -z "${VM_VERBOSE:-}" ] || cat "$run/console.log" >&2
 if [ "$status" = 124 ] || [ "$status" = 137 ]; then
