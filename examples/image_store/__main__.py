@@ -102,7 +102,8 @@ async def handle(store: Store, sock: socket.socket, places: asyncio.Semaphore) -
                 said = f"the client left: {error}"
             else:
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                said, refusal = f"failed: {error}", answer("507 Insufficient Storage" if full else "500 Internal Server Error")
+                said = f"failed: {error}"
+                refusal = answer("507 Insufficient Storage", "the disk is full") if full else answer("500 Internal Server Error", "see the log")
         print(said, flush=True)
         try:
             if refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import re
 import socket
@@ -75,8 +76,15 @@ class Store:
                         summed = chain.bpf(self.crc32c, block[:size], flags=checksum, length=total)
                         used = chain.bpf(self.filled, block[:size], length=total)
                         # Zeros at its end are left out, and what nobody writes takes no space. Of zeros alone nothing is written.
-                        chain.write(file, block[:size], offset=offset, length=used.result)
-                    results = await chain
+                        written = chain.write(file, block[:size], offset=offset, length=used.result)
+                    try:
+                        results = await chain
+                    except aiouring.ChainError as error:
+                        if error.link is not written or error.errno != errno.EIO:
+                            raise
+                        # A part of it was written, as where the disk becomes full, and no chain can say why. Writing it again does, or finds room.
+                        await file.pwrite(block[:size], offset)
+                        results = error.results
                     if begun < size and results[0] < size - begun:
                         raise Incomplete(f"{offset + begun + results[0]:,} of {length:,} bytes came")
                     checksum = results[summed.index]

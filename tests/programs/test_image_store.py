@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from aiouring.bpf import ops
+from tests.unit.files import small_disk
 from tests.unit.op_programs import build_op, crc32c
 
 from . import support
@@ -156,6 +157,20 @@ def test_a_client_that_leaves(engine: str, program: Path, tmp_path: Path) -> Non
         process.wait_for_line("the client left: [Errno ")
         assert ask(port, "GET", "/image")[1] == b"first"
         assert sorted(path.name.partition("~")[0] for path in tmp_path.iterdir()) == ["image", "large"]
+
+
+@pytest.mark.parametrize("room", [4 * BLOCK + 45_056, 4 * BLOCK])
+def test_a_disk_that_becomes_full(engine: str, program: Path, tmp_path: Path, room: int) -> None:
+    """Where a part of the block still fits, and where none does."""
+    with small_disk(tmp_path / "disk", room) as disk, store(disk, program, engine) as (process, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=support.PATIENCE_S) as client:
+            client.sendall(b"PUT /image HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + payload(5 * BLOCK))
+            assert client.recv(100).startswith(b"HTTP/1.1 507 ")
+        process.wait_for_line("failed: [Errno 28] ")
+        assert list(disk.iterdir()) == []
+        # What is empty takes none of it.
+        assert ask(port, "PUT", "/image", bytes(20 * BLOCK))[0] == 201
+        assert ask(port, "GET", "/image")[1] == bytes(20 * BLOCK)
 
 
 def test_what_it_refuses(engine: str, program: Path, tmp_path: Path) -> None:
