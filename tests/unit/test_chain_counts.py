@@ -65,7 +65,6 @@ async def test_a_carried_chain_wakes_python_once(engine: Any, tmp_path: Path) ->
     del loop
 
 
-@pytest.mark.xfail(strict=True, reason="each file is put into the table and taken out by calls of its own")
 async def test_all_files_come_by_one_call_and_go_by_another(tmp_path: Path) -> None:
     """Files that the caller opened are in the ring's table while the chain runs, however many they are."""
     loop: Any = asyncio.get_running_loop()
