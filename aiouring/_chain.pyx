@@ -27,7 +27,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from aiouring._awaitable cimport AIOURING_NEXT, FINISHED, NEW, OVER, WAITING, warn_never_awaited
-from aiouring._bpfop cimport ENGINE_OPCODE, ENGINE_PROG_RUN, URING_BPF_DIRECT_BYTES_MAX, BpfRequest, uring_bpf_request
+from aiouring._bpfop cimport ENGINE_OPCODE, ENGINE_PROG_RUN, URING_BPF_DIRECT_BYTES_MAX, BpfRequest, call_request, uring_bpf_request
 from aiouring._chainfile cimport ChainFile
 from aiouring._chainlinks cimport *
 from aiouring._hook cimport *
@@ -361,8 +361,10 @@ cdef class ChainRun(ChainLinks):
         cdef aiouring_link *slot = &self.region.chain(<uint32_t>self.index).link[at]
         cdef BpfRequest request = self.operation(at)
         cdef uring_bpf_request *described = <uring_bpf_request *>slot.operation
-        length = described.buffers[0].len if described.buffer_count else None
-        call = request.op(*self.operands[at], flags=described.flags, length=length)
+        # With the link's own request: it has its buffers and its operation, whoever closes them meanwhile.
+        if described.buffer_count:
+            request.set_length(described.buffers[0].len)
+        call = call_request(request)
         # By a callback, which comes also where the task never began, and after this where it is over already.
         self.operation_task = asyncio.ensure_future(run_operation(call), loop=self.loop)
         self.operation_task.add_done_callback(functools.partial(self._operation_ended, at, call))

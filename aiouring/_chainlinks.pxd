@@ -66,7 +66,6 @@ cdef class ChainLinks(Operation):
     cdef dict names             # what errors call its file
     cdef dict paths             # what its request points to
     cdef dict operations        # its BpfRequest
-    cdef dict operands          # and the buffers that it was given
     cdef list outcome_list      # of each link, once the chain is over
     cdef Py_ssize_t files_before    # that there were when the last link was begun
     cdef bint building          # a link is being made: arguments may run code of the user's

@@ -148,7 +148,6 @@ cdef class Result:
 
 # -- links ----------------------------------------------------------------------------------------------------------------------------------------
 
-@cython.final
 cdef class ChainLinks(Operation):
     """The links of a chain, in their order."""
 
@@ -198,7 +197,7 @@ cdef class ChainLinks(Operation):
         self.count -= 1
         self.building = False
         drop_memory(&self.links[self.count])
-        for notes in (self.names, self.paths, self.operations, self.operands):
+        for notes in (self.names, self.paths, self.operations):
             if notes is not None:
                 (<dict>notes).pop(self.count, None)
         del self.files[self.files_before:]
@@ -464,9 +463,7 @@ cdef class ChainLinks(Operation):
             request = new_bpf_request(op, buffers, flags, None if carried else length)
             if self.operations is None:
                 self.operations = {}
-                self.operands = {}
             self.operations[self.count - 1] = request
-            self.operands[self.count - 1] = buffers
             if carried:
                 if not buffers:
                     raise ValueError(f"{op.name}: there is no buffer that could have a length")
@@ -703,9 +700,10 @@ cdef class ChainLinks(Operation):
             drop_memory(&self.links[at])
         if self.operations is not None:
             for request in self.operations.values():
-                (<BpfRequest>request).release()
+                if not (<BpfRequest>request).orphaned:          # else the thread that runs it does that
+                    (<BpfRequest>request).release()
         self.files = []
-        self.paths = self.operands = None
+        self.paths = None
 
     def __dealloc__(self):
         cdef uint32_t at
