@@ -124,3 +124,5 @@ cdef class BpfRequest:
 
 # Checks everything that can be checked before. Raises TypeError, ValueError, BufferError, RuntimeError, each with the operation's name.
 cdef BpfRequest new_bpf_request(OpCore op, tuple buffers, object flags, object length)
+# The call of a request that is somebody else's, who releases it. Its buffers and its operation are as they were when it was made.
+cdef object call_request(BpfRequest request)

@@ -520,6 +520,7 @@ cdef class OpCall(Operation):
     cdef tuple buffers
     cdef object flags, length
     cdef BpfRequest bpf
+    cdef bint lent                  # the request is somebody else's
     cdef Ring ring                  # that has the request
     cdef object future              # of the thread that runs it
     cdef bint working               # a thread is being found for it
@@ -535,8 +536,9 @@ cdef class OpCall(Operation):
 
     cdef int start(self) except -1:
         cdef OpCore op = self.op
-        self.bpf = new_bpf_request(op, self.buffers, self.flags, self.length)
-        self.buffers = None
+        if not self.lent:
+            self.bpf = new_bpf_request(op, self.buffers, self.flags, self.length)
+            self.buffers = None
         if op.kind == ENGINE_PROG_RUN and (op.busy or op.queue):
             self.queued = True
             op.queue.append(self)
@@ -673,5 +675,14 @@ cdef class OpCall(Operation):
     cdef void release(self) noexcept:
         self.buffers = None
         self.ring = None
-        if self.bpf is not None:
+        if self.bpf is not None and not self.lent:
             self.bpf.release()
+
+
+cdef object call_request(BpfRequest request):
+    cdef OpCall call = OpCall.__new__(OpCall)
+    call.loop = request.op.loop
+    call.op = request.op
+    call.bpf = request
+    call.lent = True
+    return call

@@ -10,9 +10,9 @@ cdef class ChainRun(ChainLinks):
     cdef uint32_t first, submitted      # the links that are linked now: from the one to before the other
     cdef bint careful           # operations go out by themselves
     cdef bint severed           # one of them has failed, and those behind it do not run
-    cdef bint stopping, timed_out, awaited
+    cdef bint stopping, timed_out, claimed, awaited
+    cdef void *face             # the Chain, while the user has it
     cdef object timeout, timer, stopper
-    cdef object outcome_list
     cdef object operation_task  # of a link that Python runs
     cdef bint waiting           # for a program that is at work for somebody else
     cdef list unheard           # operations that have not heard yet that they will not run
@@ -23,6 +23,11 @@ cdef class ChainRun(ChainLinks):
     cdef uint32_t begun         # links that had begun when the ring was replaced
     cdef int32_t ended_by       # -errno of what ended it, where that was no link
 
+    cdef int limit(self, object timeout) except -1
+    cdef int begin(self) except -1
+    cdef int drop(self) except -1
+    cdef int claim(self) except -1
+    cdef bint lost_socket(self) noexcept
     cdef int submit_linked(self, uint32_t first) except -1
     cdef int submit_to_hook(self) except -1
     cdef int begin_operation(self, uint32_t at) except -1

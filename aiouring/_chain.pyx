@@ -1,6 +1,6 @@
 """The life of a chain: one owner for all its requests, from their submission to the last completion of all.
 
-Used by `chain`. Calls `_chainlinks`, whose links these are, `_hook`, `_bpfop`, `_loop`, `_op`.
+Used by `_chaincalls`, whose Chain is what the user has. Calls `_chainlinks`, whose links these are, `_hook`, `_bpfop`, `_loop`, `_op`.
 
 There are two ways to run one. Where each request is known beforehand they are linked (IOSQE_IO_LINK): all SQEs stand one behind the other in the
 queue and go out with one enter. A link whose success says all posts no completion for it, so that as a rule one completion comes, of the last
@@ -27,7 +27,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from aiouring._awaitable cimport AIOURING_NEXT, FINISHED, NEW, OVER, WAITING, warn_never_awaited
-from aiouring._bpfop cimport ENGINE_OPCODE, ENGINE_PROG_RUN, URING_BPF_DIRECT_BYTES_MAX, BpfRequest, uring_bpf_request
+from aiouring._bpfop cimport ENGINE_OPCODE, ENGINE_PROG_RUN, URING_BPF_DIRECT_BYTES_MAX, BpfRequest, call_request, uring_bpf_request
+from aiouring._chainfile cimport ChainFile
 from aiouring._chainlinks cimport *
 from aiouring._hook cimport *
 from aiouring._loop cimport LoopCore
@@ -45,6 +46,7 @@ from aiouring._errors import ChainError
 CARRYING_LINKS = AIOURING_CHAIN_LINKS_MAX
 CARRYING_CHAINS = AIOURING_CHAINS_MAX
 
+cdef object get_running_loop = asyncio.get_running_loop
 cdef double TIMEOUT_MAX_S = 1e9
 cdef double CANCEL_AGAIN_S = 0.005
 cdef double BUSY_AGAIN_S = 0.001
@@ -57,20 +59,26 @@ cdef class ChainRun(ChainLinks):
     def __cinit__(self):
         self.index = -1
 
-    def __init__(self, timeout):
-        if timeout is not None:
-            timeout = float(timeout)
-            if not timeout >= 0:
-                raise ValueError(f"timeout is a time in seconds, not {timeout!r}")
-            timeout = min(timeout, TIMEOUT_MAX_S)
-        self.timeout = timeout
+    cdef int limit(self, object timeout) except -1:
+        """In seconds, for the whole chain."""
+        timeout = float(timeout)
+        if not timeout >= 0:
+            raise ValueError(f"timeout is a time in seconds, not {timeout!r}")
+        self.timeout = min(timeout, TIMEOUT_MAX_S)
+        return 0
+
+    cdef object chain(self):
+        if self.face != NULL:
+            return <object><PyObject *>self.face
+        from aiouring import _chaincalls        # which imports this
+        return _chaincalls.chain_of(self)
 
     def __repr__(self):
         return Operation.__repr__(self)
 
     # -- submission ----------------------------------------------------------------------------------------------------------------------
 
-    def begin(self):
+    cdef int begin(self) except -1:
         """Submit it. Its end is told to who awaits it."""
         if self.state != NEW or self.building:
             raise RuntimeError("this chain was submitted already")
@@ -81,17 +89,23 @@ cdef class ChainRun(ChainLinks):
             self.state = OVER
             self.over()
             raise
+        return 0
 
-    def drop(self):
+    cdef int drop(self) except -1:
         """It shall never be submitted: give everything back."""
         if self.state == NEW:
             self.state = OVER
             self.over()
+        return 0
 
-    @property
-    def outcomes(self):
-        """Of each link what it brought or an OSError, once the chain is over; None before."""
-        return self.outcome_list
+    cdef int claim(self) except -1:
+        """Somebody is about to await it."""
+        if self.state == OVER:
+            raise RuntimeError("cannot reuse a chain that is over: it was awaited, or could not be submitted, or an exception left its block")
+        if self.claimed:
+            raise RuntimeError("this chain is awaited already: its results go to one place. Await it once, and hand them on")
+        self.claimed = True
+        return 0
 
     cdef int step(self, object value, PyObject **result) except -1:
         if self.state == WAITING and not self.awaited:
@@ -104,7 +118,7 @@ cdef class ChainRun(ChainLinks):
         return Operation.step(self, value, result)
 
     cdef int start(self) except -1:
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         if not isinstance(loop, LoopCore):
             raise TypeError(f"a chain needs aiouring's event loop, not {type(loop).__name__}")
         self.loop = <LoopCore>loop
@@ -177,7 +191,7 @@ cdef class ChainRun(ChainLinks):
         return self.careful or (self.is_opcode(first) and (at != first or self.links[at].hard))
 
     cdef bint is_opcode(self, uint32_t at) noexcept:
-        return self.links[at].kind == LINK_BPF and (<BpfRequest>self.operations[at]).op.kind == ENGINE_OPCODE
+        return self.links[at].kind == LINK_BPF and self.operation(at).op.kind == ENGINE_OPCODE
 
     cdef bint may_refuse_all(self) noexcept:
         """Whether one of the requests that are linked now could have refused the others."""
@@ -323,7 +337,7 @@ cdef class ChainRun(ChainLinks):
 
     cdef void fill_operation(self, aiouring_link *slot, uint32_t at) noexcept:
         """The request's own memory is in the slot, where the program can set its length. Who runs it: the kernel, the hook, or Python."""
-        cdef BpfRequest request = self.operations[at]
+        cdef BpfRequest request = self.operation(at)
         cdef io_uring_sqe *sqe = <io_uring_sqe *>slot.sqe
         cdef aiouring_timespec *duration = <aiouring_timespec *>self.links[at].memory
         memcpy(slot.operation, request.memory(), sizeof(uring_bpf_request))
@@ -345,10 +359,12 @@ cdef class ChainRun(ChainLinks):
     cdef int begin_operation(self, uint32_t at) except -1:
         """The program has come to a link that is Python's."""
         cdef aiouring_link *slot = &self.region.chain(<uint32_t>self.index).link[at]
-        cdef BpfRequest request = self.operations[at]
+        cdef BpfRequest request = self.operation(at)
         cdef uring_bpf_request *described = <uring_bpf_request *>slot.operation
-        length = described.buffers[0].len if described.buffer_count else None
-        call = request.op(*self.operands[at], flags=described.flags, length=length)
+        # With the link's own request: it has its buffers and its operation, whoever closes them meanwhile.
+        if described.buffer_count:
+            request.set_length(described.buffers[0].len)
+        call = call_request(request)
         # By a callback, which comes also where the task never began, and after this where it is over already.
         self.operation_task = asyncio.ensure_future(run_operation(call), loop=self.loop)
         self.operation_task.add_done_callback(functools.partial(self._operation_ended, at, call))
@@ -356,7 +372,7 @@ cdef class ChainRun(ChainLinks):
 
     def _operation_ended(self, uint32_t at, call, task):
         """Python has run a link's operation."""
-        cdef BpfRequest request = self.operations[at]
+        cdef BpfRequest request = self.operation(at)
         cdef aiouring_link *slot
         cdef io_uring_sqe *sqe
         self.operation_task = None
@@ -407,7 +423,7 @@ cdef class ChainRun(ChainLinks):
             self.links[at].wanted = slot.wanted
             self.links[at].base = slot.base
             if self.links[at].kind == LINK_BPF and self.links[at].over and not slot.flags & AIOURING_LINK_FAILED:
-                (<BpfRequest>self.operations[at]).request.result = <uint64_t>slot.result
+                self.operation(at).request.result = <uint64_t>slot.result
                 self.links[at].result = 0           # it may be a number below 0
         if self.operation_task is not None:
             self.operation_task.cancel()            # its buffers are in use until it has ended, which concludes
@@ -510,7 +526,7 @@ cdef class ChainRun(ChainLinks):
             self.failing = 1
             self.unheard = []
             for at in range(self.count):
-                request = self.operations[at]
+                request = self.operation(at)
                 if request is None or self.links[at].over and not (self.links[at].result == -ECANCELED and self.after_failure(at)):
                     continue
                 if not request.native() or request.fail_owed(-ECANCELED) or (self.in_hook or at >= self.submitted) and self.loop.ring is self.ring:
@@ -574,7 +590,7 @@ cdef class ChainRun(ChainLinks):
             reason = f"it moved {link.result} of {link.wanted} bytes"
         elif self.in_hook and self.ended_by and not self.stopping:
             reason = "the event loop's hook failed, and with it what ran in it"
-        elif self.socket_gone:
+        elif self.lost_socket():
             reason = "a socket of the chain was closed while it was in flight"
         elif not link.over and self.ended_by:
             reason = f"it did not run: {os.strerror(-self.ended_by)}"
@@ -583,6 +599,14 @@ cdef class ChainRun(ChainLinks):
         else:
             reason = self.outcome_list[at].strerror
         return chain_error(self, at, self.outcome_list[at].errno, reason)
+
+    cdef bint lost_socket(self) noexcept:
+        """Whether one was closed while the chain was in flight."""
+        cdef ChainFile file
+        for file in self.files:
+            if file.hold is not None and file.hold.gone:
+                return True
+        return False
 
     cdef void give_slot_back(self) noexcept:
         if self.index >= 0:
@@ -620,7 +644,9 @@ cdef int errno_of(object error):
 
 cdef object chain_error(ChainRun run, uint32_t at, int error, str reason):
     cdef str message = f"link {at + 1} of {run.count}, {run.kind_name(at)}(): {reason}"
-    failed = ChainError(error, message) if run.names[at] is None else ChainError(error, message, run.names[at])
+    name = run.name_of(at)
+    failed = ChainError(error, message) if name is None else ChainError(error, message, name)
+    failed.link = run.link_of(at)
     failed.index = at
     failed.outcomes = run.outcome_list
     failed.results = run.outcome_list[:at]

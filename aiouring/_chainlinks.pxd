@@ -1,12 +1,12 @@
 # The links of a chain. See _chainlinks.pyx.
-# cimported by: _chain.
+# cimported by: _chain, _chaincalls.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from aiouring._fileop cimport Descriptor
+from aiouring._bpfop cimport BpfRequest, OpCore
+from aiouring._chainfile cimport SocketHold
 from aiouring._operation cimport Operation
 from aiouring._ring cimport Ring
-from aiouring._sockop cimport SocketOperation
 from aiouring.uapi cimport io_uring_sqe
 
 
@@ -40,34 +40,21 @@ cdef struct chain_link:
     Py_buffer view
     bint has_view
     void *memory                # a statx, or a timespec
+    void *face                  # the Link, while the user has it
 
 
-# A file, a socket or a folder of a chain: what its links use instead of a number that may be another file's when they come to run.
-cdef class ChainFile:
-    cdef object named           # as it was given: a number, or an object with fileno()
-    cdef Descriptor descriptor  # of an open file of ours
-    cdef SocketHold hold        # of a socket
-    cdef bint direct            # an open link brings it
-    cdef bint by_number         # a request of it cannot go by the ring's table
-    cdef bint opened, closed    # the direct descriptor is, as far as completions say
-    cdef bint entered, duplicate
-    cdef int number             # when it was taken
-    cdef int fd                 # what requests say
-    cdef int slot               # in the ring's table, -1: none
-
-    cdef int take(self, ChainLinks run) except -1
-    cdef bint can_be_taken_again(self) except -1
-    cdef void give_back(self, ChainLinks run) noexcept
+# What the user has of a link.
+cdef class Link:
+    cdef ChainLinks run             # None: none any more
+    cdef readonly uint32_t index
+    cdef readonly str name
+    cdef readonly bint hard
 
 
-# Stands in a socket's list of calls that are in flight, so that its close ends the chain.
-cdef class SocketHold(SocketOperation):
-    cdef object run             # a weak reference: what a closed loop leaves behind goes, whoever has the socket; None: none
-    cdef list taken             # of what cancelled receives had left: (link, item)
-
-    cdef ChainLinks chain(self)
-    cdef int begin(self, ChainLinks run) except -1
-    cdef void end(self) noexcept
+# What stands for its result.
+cdef class Result:
+    cdef readonly Link link
+    cdef readonly object added
 
 
 cdef class ChainLinks(Operation):
@@ -75,19 +62,35 @@ cdef class ChainLinks(Operation):
     cdef chain_link *links
     cdef uint32_t count, room
     cdef list files             # ChainFiles
-    cdef dict known_files       # those of numbers and objects
-    cdef list names             # of each link, what errors call its file; holds what requests point to
-    cdef list paths
-    cdef list operations        # of each link the BpfRequest, if it is one
-    cdef dict operands          # and the buffers that it was given
+    # By the link's number; None: no link has any.
+    cdef dict names             # what errors call its file
+    cdef dict paths             # what its request points to
+    cdef dict operations        # its BpfRequest
+    cdef list outcome_list      # of each link, once the chain is over
     cdef Py_ssize_t files_before    # that there were when the last link was begun
     cdef bint building          # a link is being made: arguments may run code of the user's
     cdef bint carries           # a link takes the result of another, or is no request: the hook has to run it
     cdef bint in_hook           # the hook runs it
-    cdef bint socket_gone       # one of its sockets was closed while it was in flight
     cdef Ring ring              # to which it was submitted
 
-    cdef chain_link *new_link(self, link_kind kind, bint hard, object name) except NULL
+    cdef object chain(self)     # the user's
+
+    cdef Link add_open(self, object path, int flags, uint32_t mode, object dir_fd, bint hard)
+    cdef Link add_move(self, link_kind kind, object file, object buffer, object length, object offset, bint whole, bint hard)
+    cdef Link add_fsync(self, object file, bint data_only, bint hard)
+    cdef Link add_close(self, object file, bint hard)
+    cdef Link add_statx(self, object path, object dir_fd, bint follow_symlinks, bint hard)
+    cdef Link add_timer(self, object seconds, bint hard)
+    cdef Link add_bpf(self, OpCore op, tuple buffers, object flags, object length, bint hard)
+
+    cdef int note(self, uint32_t at, object name, object path) except -1
+    cdef object name_of(self, uint32_t at)
+    cdef bytes path_of(self, uint32_t at)
+    cdef BpfRequest operation(self, uint32_t at)
+    cdef Link link_of(self, uint32_t at)
+    cdef Link made(self)
+    cdef int check_ours(self, Link link) except -1
+    cdef chain_link *new_link(self, link_kind kind, bint hard) except NULL
     cdef int drop_link(self) except -1
     cdef int set_buffer(self, chain_link *link, object buffer, object length, int flags) except -1
     cdef int set_number(self, object value, str name, int64_t *plain, uint8_t *source, int64_t *add, int64_t most) except -1

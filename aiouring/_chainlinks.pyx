@@ -1,14 +1,12 @@
-"""What a chain consists of: its links, their files, their memory, and the requests that they become.
+"""What a chain consists of: its links, their memory, and the requests that they become.
 
-Used by `_chain`, whose ChainRun submits them. Calls `_sockop`, `_fileop`, `_fsop`, `_bpfop`, `_loop`, `_ring`, `_prep`, `_fsprep`.
+Used by `_chain`, whose ChainRun submits them, and `_chaincalls`, which adds them. Calls `_chainfile`, `_fileop`, `_fsop`, `_bpfop`, `_loop`, `_prep`,
+`_fsprep`.
 
-A link's file is looked up when the link runs, which may be long after the chain was submitted: a number could be another file's by then. So a
-chain never uses the caller's numbers. Files of `aiouring.open` count it as one of their calls, and wait for it before they close; any other is
-put into the ring's table for the chain's time, or duplicated where there is no room. The table leaves POSIX locks and dirty pages alone, which
-the close of a duplicate does not. A socket's close ends the chain, as it ends sock_* calls. A socket that a cancelled receive has left bytes for
-gives them to the chain's first receive, and gets back what that did not want.
+A socket that a cancelled receive has left bytes for gives them to the chain's first receive, and gets back what that did not want.
 
-Who owns what: see `_chain`. A link that cannot be made leaves nothing behind.
+Who owns what: see `_chain`. A link that cannot be made leaves nothing behind. A Link of the user's holds the chain, and the chain knows it without
+holding it, so that both go without the garbage collector.
 """
 
 cimport cython
@@ -16,17 +14,16 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.object cimport PyObject
-from libc.errno cimport EBADF, EIO, ENFILE, ENOSYS
+from libc.errno cimport EIO, ENOSYS
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from posix.unistd cimport close as posix_close
 
-from aiouring._awaitable cimport NEW, OVER
+from aiouring._awaitable cimport NEW
 from aiouring._bpfop cimport BpfRequest, OpCore, new_bpf_request
-from aiouring._fileop cimport REQUEST_BYTES_MAX, Descriptor, DescriptorView
-from aiouring._fsop cimport close_soon, encode_path, plain_path, stat_result
+from aiouring._chainfile cimport ChainFile, SocketHold, put_files, take_files_out
+from aiouring._fileop cimport REQUEST_BYTES_MAX, DescriptorView
+from aiouring._fsop cimport encode_path, plain_path, stat_result
 from aiouring._fsprep cimport prep_statx
-from aiouring._loop cimport LoopCore
 from aiouring._operation cimport Operation
 from aiouring._prep cimport (
     prep_close,
@@ -40,13 +37,12 @@ from aiouring._prep cimport (
     prep_write,
     use_registered_file,
 )
-from aiouring._sockop cimport SocketOperation, SocketUse
+from aiouring._sockop cimport SocketUse
 from aiouring.uapi cimport *
 
 import math
 import os
 import socket
-import weakref
 
 cdef extern from "Python.h":
     int PySys_Audit(const char *event, const char *format, ...) except -1
@@ -68,9 +64,6 @@ cdef enum:
     KERNEL_AT_EMPTY_PATH = 0x1000
     KERNEL_STATX_BASIC_STATS = 0x7FF
 
-LINKS = LINKS_MAX
-MOVES = (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV)
-
 cdef int64_t OFFSET_MAX = 0x7FFFFFFFFFFFFFFF
 cdef double TIMEOUT_MAX_S = 1e9
 cdef tuple KIND_NAMES = ("open", "read", "write", "send", "recv", "fsync", "close", "statx", "timeout", "bpf")
@@ -80,144 +73,89 @@ cdef object socket_socket = socket.socket
 cdef int[10] OPCODES = [IORING_OP_OPENAT, 0, 0, 0, 0, IORING_OP_FSYNC, IORING_OP_CLOSE, IORING_OP_STATX, IORING_OP_TIMEOUT, 0]
 
 
-cdef class ChainFile:
-    def __cinit__(self):
-        self.fd = self.slot = self.number = -1
+# -- what the user has of a link ------------------------------------------------------------------------------------------------------------------
 
-    cdef int take(self, ChainLinks run) except -1:
-        """At the submission: make sure that the file stays what it is."""
-        cdef LoopCore loop = run.loop
-        cdef int fd
-        if self.direct:
-            self.slot = loop.ring.reserve_file()
-            if self.slot < 0:
-                raise OSError(ENFILE, "the ring's table of registered files is full, or this kernel has none: open() in a chain needs a place there")
-            return 0
-        if self.descriptor is not None:
-            if self.descriptor.loop is not loop:
-                raise RuntimeError(f"{self.named!r} belongs to another event loop")
-            self.descriptor.check_open()
-            self.descriptor.users += 1
-            self.entered = True
-            self.fd = self.descriptor.fd
-            return 0
-        if self.hold is not None:
-            self.hold.begin(run)
-            fd = self.hold.fd
-        else:
-            fd = self.named if isinstance(self.named, int) else self.named.fileno()
-            if fd < 0:
-                raise OSError(EBADF, os.strerror(EBADF))
-            if loop.has_transport(fd):
-                loop._ensure_fd_no_transport(fd)
-        self.number = fd
-        self.fd = fd
-        if self.by_number:
-            self.fd = path_duplicate(fd)
-            self.duplicate = True
-            return 0
-        self.slot = loop.ring.register_file(fd)
-        if self.slot < 0:
-            self.fd = os.dup(fd)            # or EBADF
-            self.duplicate = True
-        return 0
+@cython.final
+@cython.no_gc_clear                         # its destructor needs the chain
+@cython.freelist(16)
+cdef class Link:
+    """One request of a chain. What open() returns can be the file of later links, and `result` of any other their length or offset."""
 
-    cdef bint can_be_taken_again(self) except -1:
-        """After the ring was replaced: whether the same file is still to be had."""
-        if self.direct or self.descriptor is not None or self.duplicate:
-            return True
-        return not isinstance(self.named, int) and self.named.fileno() == self.number
+    def __init__(self, chain, uint32_t index, str name not None, bint hard):
+        if self.name is not None:
+            raise RuntimeError("this link is made already")
+        self.run = chain._run
+        self.index = index
+        self.name = name
+        self.hard = hard
 
-    cdef void give_back(self, ChainLinks run) noexcept:
-        cdef LoopCore loop = run.loop
-        if self.slot >= 0:
-            if loop.ring is run.ring:       # else that ring has closed it
-                if self.direct and (self.closed or not self.opened):
-                    loop.ring.return_file(self.slot)
-                else:
-                    loop.ring.unregister_file(self.slot)
-            self.slot = -1
-        if self.duplicate:
-            self.duplicate = False
-            if self.hold is not None:
-                posix_close(self.fd)
-            else:
-                close_soon(loop, self.fd)
-        if self.entered:
-            self.entered = False
-            leave_file(self.descriptor, loop)
-        if self.hold is not None:
-            self.hold.end()
+    @property
+    def chain(self):
+        """The Chain; None for a link that was pickled or copied without it."""
+        return None if self.run is None else self.run.chain()
+
+    @property
+    def result(self):
+        """Once the chain is over, what it brought; it is raised if it failed or did not run. Before, what stands for that as the length or the
+        offset of a later link."""
+        if self.run is None or self.run.outcome_list is None or self.index >= <uint32_t>len(self.run.outcome_list):
+            return Result(self)
+        outcome = self.run.outcome_list[self.index]
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    def __repr__(self):
+        return f"<Link {self.index} {self.name}()>"
+
+    def __reduce__(self):
+        # An error that says which link it was may go to another process. The chain stays here.
+        return loose_link, (self.index, self.name, self.hard)
 
     def __dealloc__(self):
-        # Its loop was closed, and with the ring went the place in its table.
-        if self.duplicate:
-            posix_close(self.fd)
+        if self.run is not None and self.index < self.run.count and self.run.links[self.index].face == <void *>self:
+            self.run.links[self.index].face = NULL
 
 
-cdef int path_duplicate(int fd) except -1:
-    """A descriptor for looking only, whose close is nothing to locks. Without /proc it is an ordinary one."""
-    try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return os.dup(fd)                   # or EBADF
-
-
-cdef void leave_file(Descriptor descriptor, LoopCore loop) noexcept:
-    try:
-        descriptor.leave()
-    except BaseException as exc:
-        loop.call_exception_handler({"message": "A file's close, which had waited for a chain, failed", "exception": exc})
+def loose_link(index, name, hard):
+    """A link without its chain: what an unpickled ChainError has."""
+    cdef Link link = Link.__new__(Link)
+    link.index = index
+    link.name = name
+    link.hard = hard
+    return link
 
 
 @cython.final
-cdef class SocketHold(SocketOperation):
-    def __cinit__(self):
-        self.state = OVER           # nobody awaits it
+cdef class Result:
+    """Stands for what a link will bring, as the length or the offset of a later one. `+` and `-` with a number make another such."""
 
-    cdef str name(self):
-        return "Chain"
+    def __init__(self, Link link not None, added=0):
+        self.link = link
+        self.added = added
 
-    cdef int begin(self, ChainLinks run) except -1:
-        self.loop = run.loop
-        self.run = weakref.ref(run)
-        self.attach()
-        return 0
+    def __add__(self, number):
+        return Result(self.link, self.added + number) if isinstance(number, int) else NotImplemented
 
-    cdef void end(self) noexcept:
-        cdef object kept = self.sock
-        try:
-            self.over()
-        except BaseException as exc:
-            self.loop.call_exception_handler({"message": "A chain's socket could not be let go of", "exception": exc})
-        self.sock = kept            # a chain that begins again begins with it
-        self.run = None
-        self.use = None
+    __radd__ = __add__
 
-    cdef bint idle(self) noexcept:
-        cdef ChainLinks chain = self.chain()
-        return chain is None or chain.idle()
+    def __sub__(self, number):
+        return Result(self.link, self.added - number) if isinstance(number, int) else NotImplemented
 
-    cdef ChainLinks chain(self):
-        return None if self.run is None else <ChainLinks>self.run()
-
-    cdef int stop(self) except -1:
-        cdef ChainLinks chain = self.chain()
-        chain.socket_gone = True
-        return chain.stop()
+    def __repr__(self):
+        return f"<result of {self.link!r}{f' {self.added:+}' if self.added else ''}>"
 
 
-@cython.final
+# -- links ----------------------------------------------------------------------------------------------------------------------------------------
+
 cdef class ChainLinks(Operation):
     """The links of a chain, in their order."""
 
     def __cinit__(self):
         self.files = []
-        self.known_files = {}
-        self.names = []
-        self.paths = []
-        self.operations = []
-        self.operands = {}
+
+    cdef object chain(self):
+        return None
 
     cdef str name(self):
         return "Chain"
@@ -227,7 +165,7 @@ cdef class ChainLinks(Operation):
 
     # -- links ------------------------------------------------------------------------------------------------------------------------
 
-    cdef chain_link *new_link(self, link_kind kind, bint hard, object name) except NULL:
+    cdef chain_link *new_link(self, link_kind kind, bint hard) except NULL:
         cdef chain_link *links
         cdef uint32_t room
         if self.state != NEW:
@@ -247,9 +185,6 @@ cdef class ChainLinks(Operation):
         self.links[self.count].kind = kind
         self.links[self.count].hard = hard
         self.links[self.count].file = self.links[self.count].folder = -1
-        self.names.append(name)
-        self.paths.append(None)
-        self.operations.append(None)
         self.files_before = len(self.files)
         self.count += 1
         self.building = True
@@ -262,12 +197,10 @@ cdef class ChainLinks(Operation):
         self.count -= 1
         self.building = False
         drop_memory(&self.links[self.count])
-        del self.names[self.count:]
-        del self.paths[self.count:]
-        del self.operations[self.count:]
+        for notes in (self.names, self.paths, self.operations):
+            if notes is not None:
+                (<dict>notes).pop(self.count, None)
         del self.files[self.files_before:]
-        self.known_files = {key: index for key, index in self.known_files.items() if index < self.files_before}
-        self.operands.pop(self.count, None)
         self.carries = False
         for at in range(self.count):
             self.links[at].taken = False
@@ -277,57 +210,106 @@ cdef class ChainLinks(Operation):
                 self.links[link.length_from - 1].taken = True
             if link.offset_from:
                 self.links[link.offset_from - 1].taken = True
-            if link.length_from or link.offset_from or link.kind == LINK_BPF and not (<BpfRequest>self.operations[at]).native():
+            if link.length_from or link.offset_from or link.kind == LINK_BPF and not self.operation(at).native():
                 self.carries = True
+        return 0
+
+    # What few links have is in dictionaries by their numbers.
+    cdef int note(self, uint32_t at, object name, object path) except -1:
+        """What errors call its file, and what requests point to."""
+        if self.names is None:
+            self.names = {}
+            self.paths = {}
+        self.names[at] = name
+        if path is not None:
+            self.paths[at] = path
+        return 0
+
+    cdef object name_of(self, uint32_t at):
+        return None if self.names is None else self.names.get(at)
+
+    cdef bytes path_of(self, uint32_t at):
+        return None if self.paths is None else self.paths.get(at)
+
+    cdef BpfRequest operation(self, uint32_t at):
+        return None if self.operations is None else self.operations.get(at)
+
+    cdef Link link_of(self, uint32_t at):
+        """The one that the user has, or another one."""
+        cdef Link link
+        if self.links[at].face != NULL:
+            return <Link><PyObject *>self.links[at].face
+        link = Link.__new__(Link)
+        link.run = self
+        link.index = at
+        link.name = self.kind_name(at)
+        link.hard = self.links[at].hard
+        self.links[at].face = <void *>link
+        return link
+
+    cdef Link made(self):
+        """The link that was begun is whole."""
+        self.building = False
+        return self.link_of(self.count - 1)
+
+    cdef int check_ours(self, Link link) except -1:
+        if link.run is not self:
+            raise ValueError(f"{link!r} is a link of another chain")
         return 0
 
     cdef int add_file(self, object file, bint by_number) except -1:
         """The index of what stands for this file in the chain."""
         cdef ChainFile found
-        if isinstance(file, ChainFile):
-            for index, known in enumerate(self.files):
-                if known is file:
-                    return index
-            raise ValueError("this file is opened by another chain")
-        key = (file if isinstance(file, int) else id(file), by_number)
-        index = self.known_files.get(key)
-        if index is not None:
-            return index
-        found = ChainFile()
+        cdef int index
+        cdef bint is_number
+        if isinstance(file, Result):
+            file = (<Result>file).link
+        if isinstance(file, Link):
+            self.check_ours(<Link>file)
+            index = (<Link>file).index
+            if <uint32_t>index >= self.count or self.links[index].kind != LINK_OPEN:
+                raise TypeError(f"only what open() returned can be a link's file, not {file!r}")
+            return self.links[index].file
+        is_number = isinstance(file, int)
+        for index in range(len(self.files)):
+            found = <ChainFile>self.files[index]
+            if (found.named is file or is_number and isinstance(found.named, int) and found.named == file) and found.by_number == by_number:
+                return index
+        found = ChainFile.__new__(ChainFile)
         found.named = file
         found.by_number = by_number
-        if isinstance(file, DescriptorView):
+        if is_number:
+            if file < 0 or file > INT_MAX:
+                raise ValueError(f"a descriptor is a number from 0 on, not {file}")
+        elif isinstance(file, DescriptorView):
             found.descriptor = (<DescriptorView>file).descriptor
         elif isinstance(file, socket_socket):
             found.hold = SocketHold.__new__(SocketHold)
             found.hold.sock = file
-        elif isinstance(file, int):
-            if file < 0 or file > INT_MAX:
-                raise ValueError(f"a descriptor is a number from 0 on, not {file}")
         elif not hasattr(file, "fileno"):
             raise TypeError(f"a link's file is a descriptor, an object with fileno(), or the chain's open(), not {type(file).__name__}")
         self.files.append(found)
-        self.known_files[key] = len(self.files) - 1
-        return len(self.files) - 1
+        return <int>len(self.files) - 1
 
     cdef int set_number(self, object value, str name, int64_t *plain, uint8_t *source, int64_t *add, int64_t most) except -1:
-        """A plain number, or (index of a link, number to add)."""
-        cdef uint32_t at
-        if not isinstance(value, tuple):
+        """A plain number, or an earlier link's result."""
+        cdef Link link
+        if not isinstance(value, (Link, Result)):
             if not isinstance(value, int):
                 raise TypeError(f"{name} is a number or an earlier link's result, not {type(value).__name__}")
             if value < 0 or value > most:
                 raise ValueError(f"{name} is from 0 to {most:,}, not {value:,}")
             plain[0] = value
             return 0
-        at = value[0]
-        if at + 1 >= self.count:
+        link = <Link>value if isinstance(value, Link) else (<Result>value).link
+        self.check_ours(link)
+        if link.index + 1 >= self.count:
             raise ValueError(f"{name}: a link takes results of links before it")
-        if self.links[at].kind not in (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV, LINK_BPF):
-            raise TypeError(f"{name}: a link of {KIND_NAMES[<int>self.links[at].kind]}() has no number to take")
-        source[0] = <uint8_t>(at + 1)
-        add[0] = value[1]
-        self.links[at].taken = True
+        if self.links[link.index].kind not in (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV, LINK_BPF):
+            raise TypeError(f"{name}: a link of {KIND_NAMES[<int>self.links[link.index].kind]}() has no number to take")
+        add[0] = 0 if isinstance(value, Link) else (<Result>value).added
+        source[0] = <uint8_t>(link.index + 1)
+        self.links[link.index].taken = True
         self.carries = True
         return 0
 
@@ -352,15 +334,14 @@ cdef class ChainLinks(Operation):
             raise ValueError("a file of aiouring.open() keeps its position itself: say offset=")
         return 0
 
-    def add_open(self, path, int flags, uint32_t mode, dir_fd, bint hard):
-        """A direct descriptor. Returns what later links take as their file."""
-        cdef chain_link *link = self.new_link(LINK_OPEN, hard, None)
+    cdef Link add_open(self, object path, int flags, uint32_t mode, object dir_fd, bint hard):
+        """A direct descriptor, which later links take as their file."""
+        cdef chain_link *link = self.new_link(LINK_OPEN, hard)
         cdef ChainFile opened = ChainFile()
         cdef uint32_t at = self.count - 1
         try:
             named = plain_path("open", path)
-            self.names[at] = named
-            self.paths[at] = encode_path("open", named)
+            self.note(at, named, encode_path("open", named))
             link.flags = flags
             link.mode = mode
             if dir_fd is not None:
@@ -372,17 +353,15 @@ cdef class ChainLinks(Operation):
         opened.direct = True
         opened.named = named
         self.files.append(opened)
-        link.file = len(self.files) - 1
-        self.building = False
-        return opened
+        link.file = <int>len(self.files) - 1
+        return self.made()
 
-    def add_move(self, int kind_number, file, buffer, length, offset, bint whole, bint hard):
+    cdef Link add_move(self, link_kind kind, object file, object buffer, object length, object offset, bint whole, bint hard):
         """read, write, send, recv."""
-        cdef link_kind kind = <link_kind>kind_number
-        cdef chain_link *link = self.new_link(kind, hard, None)
+        cdef chain_link *link = self.new_link(kind, hard)
         try:
             if kind == LINK_SEND or kind == LINK_RECV:
-                if isinstance(file, (ChainFile, DescriptorView)):
+                if isinstance(file, (Link, Result, DescriptorView)):
                     raise TypeError(f"{KIND_NAMES[<int>kind]}() is for sockets, not for {type(file).__name__}")
             elif isinstance(file, socket_socket):
                 raise TypeError(f"{KIND_NAMES[<int>kind]}() is for files: with a socket use send() and recv()")
@@ -394,24 +373,24 @@ cdef class ChainLinks(Operation):
         except BaseException:
             self.drop_link()
             raise
-        self.building = False
+        return self.made()
 
-    def add_fsync(self, file, bint data_only, bint hard):
+    cdef Link add_fsync(self, object file, bint data_only, bint hard):
         """fsync, fdatasync."""
-        cdef chain_link *link = self.new_link(LINK_FSYNC, hard, None)
+        cdef chain_link *link = self.new_link(LINK_FSYNC, hard)
         try:
             link.file = self.add_file(file, False)
             link.flags = IORING_FSYNC_DATASYNC if data_only else 0
         except BaseException:
             self.drop_link()
             raise
-        self.building = False
+        return self.made()
 
-    def add_close(self, file, bint hard):
+    cdef Link add_close(self, object file, bint hard):
         """Of what the chain opened, or of a descriptor by its number."""
-        cdef chain_link *link = self.new_link(LINK_CLOSE, hard, None)
+        cdef chain_link *link = self.new_link(LINK_CLOSE, hard)
         try:
-            if isinstance(file, ChainFile):
+            if isinstance(file, (Link, Result)):
                 link.file = self.add_file(file, False)
             elif not isinstance(file, int):
                 raise TypeError(f"close() is for what the chain opened and for descriptors by their numbers; {type(file).__name__} "
@@ -423,23 +402,22 @@ cdef class ChainLinks(Operation):
         except BaseException:
             self.drop_link()
             raise
-        self.building = False
+        return self.made()
 
-    def add_statx(self, path, dir_fd, bint follow_symlinks, bint hard):
+    cdef Link add_statx(self, object path, object dir_fd, bint follow_symlinks, bint hard):
         """os.stat()."""
-        cdef chain_link *link = self.new_link(LINK_STATX, hard, None)
+        cdef chain_link *link = self.new_link(LINK_STATX, hard)
         cdef uint32_t at = self.count - 1
         try:
             link.memory = PyMem_RawCalloc(1, sizeof(aiouring_statx))
             if link.memory == NULL:
                 raise MemoryError("no memory for a link's result")
             link.flags = KERNEL_AT_NO_AUTOMOUNT
-            if isinstance(path, ChainFile):
+            if isinstance(path, (Link, Result)):
                 raise TypeError("statx() cannot look at what the chain opened: the kernel has no such request. Give it the path")
             if isinstance(path, (str, bytes)) or hasattr(type(path), "__fspath__"):
                 named = plain_path("stat", path)
-                self.names[at] = named
-                self.paths[at] = encode_path("stat", named)
+                self.note(at, named, encode_path("stat", named))
                 if dir_fd is not None:
                     link.folder = self.add_file(dir_fd, True)
                 if not follow_symlinks:
@@ -450,14 +428,14 @@ cdef class ChainLinks(Operation):
                 if not follow_symlinks:
                     raise ValueError("stat: cannot use fd and follow_symlinks together")
                 link.folder = self.add_file(path, True)
-                self.paths[at] = b""
+                self.note(at, None, b"")
                 link.flags |= KERNEL_AT_EMPTY_PATH
         except BaseException:
             self.drop_link()
             raise
-        self.building = False
+        return self.made()
 
-    def add_timer(self, seconds, bint hard):
+    cdef Link add_timer(self, object seconds, bint hard):
         """A pause."""
         cdef chain_link *link
         cdef aiouring_timespec *duration
@@ -465,7 +443,7 @@ cdef class ChainLinks(Operation):
         if not 0 <= wanted:
             raise ValueError(f"a pause is a time in seconds, not {seconds!r}")
         wanted = min(wanted, TIMEOUT_MAX_S)
-        link = self.new_link(LINK_TIMER, hard, None)
+        link = self.new_link(LINK_TIMER, hard)
         link.memory = PyMem_RawCalloc(1, sizeof(aiouring_timespec))
         if link.memory == NULL:
             self.drop_link()
@@ -473,18 +451,20 @@ cdef class ChainLinks(Operation):
         duration = <aiouring_timespec *>link.memory
         duration.tv_sec = <int64_t>math.floor(wanted)
         duration.tv_nsec = <int64_t>((wanted - duration.tv_sec) * 1e9)
-        self.building = False
+        return self.made()
 
-    def add_bpf(self, OpCore op not None, tuple buffers, flags, length, bint hard):
+    cdef Link add_bpf(self, OpCore op, tuple buffers, object flags, object length, bint hard):
         """A BPF operation."""
-        cdef chain_link *link = self.new_link(LINK_BPF, hard, None)
+        cdef chain_link *link = self.new_link(LINK_BPF, hard)
         cdef BpfRequest request
         cdef int64_t wanted = 0
         try:
-            request = new_bpf_request(op, buffers, flags, None if isinstance(length, tuple) else length)
+            carried = isinstance(length, (Link, Result))
+            request = new_bpf_request(op, buffers, flags, None if carried else length)
+            if self.operations is None:
+                self.operations = {}
             self.operations[self.count - 1] = request
-            self.operands[self.count - 1] = buffers
-            if isinstance(length, tuple):
+            if carried:
                 if not buffers:
                     raise ValueError(f"{op.name}: there is no buffer that could have a length")
                 link.limit = <uint32_t>request.first_size()
@@ -498,7 +478,7 @@ cdef class ChainLinks(Operation):
         except BaseException:
             self.drop_link()
             raise
-        self.building = False
+        return self.made()
 
     # -- requests ------------------------------------------------------------------------------------------------------------------------
 
@@ -513,7 +493,8 @@ cdef class ChainLinks(Operation):
             if self.links[at].kind == LINK_CLOSE and self.links[at].file < 0 and self.loop.has_transport(self.links[at].flags):
                 self.loop._ensure_fd_no_transport(self.links[at].flags)
         for file in self.files:
-            file.take(self)
+            file.take(self.loop, self)
+        put_files(self.files, self.ring)
         return self.use_kept()
 
     cdef int use_kept(self) except -1:
@@ -594,16 +575,16 @@ cdef class ChainLinks(Operation):
         if link.folder >= 0:
             folder = (<ChainFile>self.files[link.folder]).fd
         if link.kind == LINK_OPEN:
-            prep_openat_direct(sqe, folder, PyBytes_AS_STRING(self.paths[at]), link.flags, link.mode, file.slot)
+            prep_openat_direct(sqe, folder, PyBytes_AS_STRING(self.path_of(at)), link.flags, link.mode, file.slot)
             return
         if link.kind == LINK_STATX:
-            prep_statx(sqe, folder, PyBytes_AS_STRING(self.paths[at]), <uint32_t>link.flags, KERNEL_STATX_BASIC_STATS, <aiouring_statx *>link.memory)
+            prep_statx(sqe, folder, PyBytes_AS_STRING(self.path_of(at)), <uint32_t>link.flags, KERNEL_STATX_BASIC_STATS, <aiouring_statx *>link.memory)
             return
         if link.kind == LINK_TIMER:
             prep_timeout(sqe, <aiouring_timespec *>link.memory)
             return
         if link.kind == LINK_BPF:
-            (<BpfRequest>self.operations[at]).fill(sqe)
+            self.operation(at).fill(sqe)
             return
         if link.kind == LINK_CLOSE:
             if file is None:
@@ -640,7 +621,7 @@ cdef class ChainLinks(Operation):
 
     cdef bint may_be_refused(self, uint32_t at) noexcept:
         """Whether the kernel may refuse it while it is submitted, with all that it is linked to: a path that is none is looked at then."""
-        path = self.paths[at]
+        cdef bytes path = self.path_of(at)
         return path is not None and (len(path) >= PATH_BYTES_MAX or (len(path) == 0 and not self.by_descriptor(at)))
 
     cdef bint may_be_short(self, uint32_t at) noexcept:
@@ -669,7 +650,7 @@ cdef class ChainLinks(Operation):
         if link.kind == LINK_STATX:
             return stat_result(<aiouring_statx *>link.memory)
         if link.kind == LINK_BPF:
-            return (<BpfRequest>self.operations[at]).result()
+            return self.operation(at).result()
         return None
 
     cdef object error_of(self, uint32_t at):
@@ -679,11 +660,11 @@ cdef class ChainLinks(Operation):
         if not link.over:
             return OSError(ECANCELED, "it did not run")
         if link.kind == LINK_BPF:
-            return (<BpfRequest>self.operations[at]).op.error(<int32_t>link.result)
+            return self.operation(at).op.error(<int32_t>link.result)
         if link.result >= 0:
             error = EIO if link.kind == LINK_WRITE or link.kind == LINK_SEND else ENODATA
             return OSError(error, f"{link.result} of {link.wanted} bytes")
-        name = self.names[at]
+        name = self.name_of(at)
         return OSError(error, os.strerror(error)) if name is None else OSError(error, os.strerror(error), name)
 
     cdef int note_ends(self) except -1:
@@ -707,8 +688,9 @@ cdef class ChainLinks(Operation):
         if self.loop is None:
             return
         self.put_back()
+        take_files_out(self.files, self.loop, self.ring)
         for file in self.files:
-            file.give_back(self)
+            file.give_back(self.loop)
 
     cdef void release(self) noexcept:
         """Buffers, paths and files: at the last completion, or when the chain is dropped."""
@@ -716,12 +698,12 @@ cdef class ChainLinks(Operation):
         self.give_files_back()
         for at in range(self.count):
             drop_memory(&self.links[at])
-            if self.operations[at] is not None:
-                (<BpfRequest>self.operations[at]).release()
+        if self.operations is not None:
+            for request in self.operations.values():
+                if not (<BpfRequest>request).orphaned:          # else the thread that runs it does that
+                    (<BpfRequest>request).release()
         self.files = []
-        self.known_files = {}
-        self.paths = []
-        self.operands = {}
+        self.paths = None
 
     def __dealloc__(self):
         cdef uint32_t at

@@ -32,3 +32,8 @@ class ChainError(OSError):
     """What the links before it brought."""
     outcomes: list[Any]
     """For each link of the chain its result, or an OSError; ECANCELED where it did not run, or was ended."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As any OSError, and with the cause, of which exceptions take no copy by themselves. The link goes without its chain.
+        kind, arguments = super().__reduce__()[:2]
+        return kind, arguments, {**self.__dict__, "__cause__": self.__cause__}

@@ -48,6 +48,7 @@ cdef class Ring:
     cdef readonly int fd
     cdef readonly uint32_t setup_flags, features, sq_entries, cq_entries
     cdef readonly uint64_t enters           # io_uring_enter calls so far
+    cdef readonly uint64_t registers        # io_uring_register calls so far
     cdef uint32_t fork_generation
     cdef void *inherited                    # of aiouring_fork.h: what a forked child lets go of
     cdef int enter_fd                       # the registered index, or the fd itself

@@ -337,7 +337,9 @@ cdef class Ring:
     # -- set-up, threads, end -------------------------------------------------------------------------------------------------------
 
     cdef int register(self, uint32_t opcode, void *arg, uint32_t nr_args) noexcept nogil:
-        cdef long rc = syscall(__NR_io_uring_register, self.fd, opcode, arg, nr_args)
+        cdef long rc
+        self.registers += 1
+        rc = syscall(__NR_io_uring_register, self.fd, opcode, arg, nr_args)
         return -errno if rc < 0 else <int>rc
 
     cdef int enable(self) except -1:

@@ -63,3 +63,38 @@ async def test_a_carried_chain_wakes_python_once(engine: Any, tmp_path: Path) ->
             assert turns_now - turns <= 2
             assert hook.stats["cqes"] - posted <= 14
     del loop
+
+
+async def test_all_files_come_by_one_call_and_go_by_another(tmp_path: Path) -> None:
+    """Files that the caller opened are in the ring's table while the chain runs, however many they are."""
+    loop: Any = asyncio.get_running_loop()
+    before = loop.ring_stats()
+    (tmp_path / "source").write_bytes(b"x" * 4096)
+    buffer = bytearray(4096)
+    left, right = pair()
+    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("wb") as target, (tmp_path / "more").open("wb") as more, left, right:
+        for round_ in range(4):
+            async with aiouring.Chain() as chain:
+                chain.read(source, buffer, offset=0)
+                chain.write(target, buffer, offset=0)
+                if round_ != 2:  # places that were taken by fewer and by more are next to each other again
+                    chain.write(more, buffer, offset=0)
+                chain.send(left, b"0123456789")
+            after_block = loop.ring_stats()
+            assert await chain == [4096] * (2 if round_ == 2 else 3) + [10]
+            after = loop.ring_stats()
+            assert after["enters"] - after_block["enters"] == 1
+            if round_:  # the first one makes the table
+                assert after["registers"] - before["registers"] == 2
+            assert after["registered_files"] == 0
+            before = after
+        # Files of the loop's own, and what the chain opens and closes, need none.
+        async with aiouring.open(tmp_path / "source", "rb") as own:
+            before = loop.ring_stats()
+            async with aiouring.Chain() as chain:
+                chain.read(own, buffer, offset=0)
+                file = chain.open(tmp_path / "source")
+                chain.read(file, buffer, offset=0)
+                chain.close(file)
+            assert await chain == [4096, None, 4096, None]
+            assert loop.ring_stats()["registers"] == before["registers"]

@@ -105,7 +105,7 @@ def test_what_a_receive_had_left_comes_once_though_the_loop_moves(loop: aiouring
             await receive
         chain.timeout(0.2)
         chain.recv(ours, buffer)
-        chain._run.begin()
+        await chain.__aexit__(None, None, None)
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(begin()))
     thread.start()

@@ -1,0 +1,59 @@
+"""The public calls of a chain. The docstrings are in _chaincalls.pyx."""
+
+from collections.abc import Generator
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from typing_extensions import Buffer
+
+from aiouring._bpfop import OpCore
+from aiouring._chain import ChainRun
+from aiouring._chainlinks import Link, Result
+from aiouring._types import StrOrBytesPath
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+class Chain:
+    _run: ChainRun
+
+    def __init__(self, *, timeout: float | None = None) -> None: ...
+    @property
+    def links(self) -> tuple[Link, ...]: ...
+    @property
+    def outcomes(self) -> list[Any] | None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None: ...
+    def __await__(self) -> Generator[Any, Any, list[Any]]: ...
+    def open(self, path: StrOrBytesPath, flags: int = ..., mode: int = 0o777, *, dir_fd: int | None = None, hard: bool = False) -> Link: ...
+    def read(
+        self,
+        file: int | _HasFileno | Link,
+        buffer: Buffer,
+        *,
+        length: int | Link | Result | None = None,
+        offset: int | Link | Result | None = None,
+        hard: bool = False,
+    ) -> Link: ...
+    def write(
+        self,
+        file: int | _HasFileno | Link,
+        buffer: Buffer,
+        *,
+        length: int | Link | Result | None = None,
+        offset: int | Link | Result | None = None,
+        hard: bool = False,
+    ) -> Link: ...
+    def send(self, sock: int | _HasFileno, buffer: Buffer, *, length: int | Link | Result | None = None, hard: bool = False) -> Link: ...
+    def recv(
+        self, sock: int | _HasFileno, buffer: Buffer, *, length: int | Link | Result | None = None, whole: bool = False, hard: bool = False
+    ) -> Link: ...
+    def fsync(self, file: int | _HasFileno | Link, *, data_only: bool = False, hard: bool = False) -> Link: ...
+    def close(self, file: int | Link, *, hard: bool = False) -> Link: ...
+    def statx(
+        self, path: StrOrBytesPath | int | _HasFileno, *, dir_fd: int | None = None, follow_symlinks: bool = True, hard: bool = False
+    ) -> Link: ...
+    def bpf(self, op: OpCore, *buffers: Buffer, flags: int = 0, length: int | Link | Result | None = None, hard: bool = False) -> Link: ...
+    def timeout(self, seconds: float, *, hard: bool = False) -> Link: ...
+
+def chain_of(run: ChainRun) -> Chain: ...

@@ -1,0 +1,1 @@
+"""Nothing that Python code uses. The docstrings are in _chainfile.pyx."""
