@@ -55,6 +55,7 @@ cdef BlockStep block_step(Chain chain, block_end end):
     return step
 
 
+@cython.no_gc_clear                         # its destructor tells the chain's run that it is gone
 cdef class Chain:
     """Requests that run one after another, each only if the one before it did what it was asked for. Awaited as one.
 
