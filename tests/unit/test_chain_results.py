@@ -66,7 +66,8 @@ async def test_an_error_is_pickled_and_copied_with_its_fields(tmp_path: Path) ->
     with pytest.raises(aiouring.ChainError) as raised:
         await chain
     error = raised.value
-    copies = [copy.copy(error), copy.deepcopy(error), *(pickle.loads(pickle.dumps(error, protocol)) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1))]
+    copies = [copy.copy(error), copy.deepcopy(error)]
+    copies += [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
     for other in copies:
         assert type(other) is aiouring.ChainError
         assert (other.errno, other.strerror, other.filename) == (errno.ENOENT, error.strerror, missing)
