@@ -85,7 +85,6 @@ cdef class Chain:
     (ENFILE) where there is no place for open(), (EBUSY) where 256 chains with carried results run.
     """
 
-
     cdef readonly ChainRun _run
     cdef object __weakref__
 

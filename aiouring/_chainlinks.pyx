@@ -578,7 +578,8 @@ cdef class ChainLinks(Operation):
             prep_openat_direct(sqe, folder, PyBytes_AS_STRING(self.path_of(at)), link.flags, link.mode, file.slot)
             return
         if link.kind == LINK_STATX:
-            prep_statx(sqe, folder, PyBytes_AS_STRING(self.path_of(at)), <uint32_t>link.flags, KERNEL_STATX_BASIC_STATS, <aiouring_statx *>link.memory)
+            prep_statx(sqe, folder, PyBytes_AS_STRING(self.path_of(at)), <uint32_t>link.flags, KERNEL_STATX_BASIC_STATS,
+                       <aiouring_statx *>link.memory)
             return
         if link.kind == LINK_TIMER:
             prep_timeout(sqe, <aiouring_timespec *>link.memory)

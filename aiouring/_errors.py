@@ -35,5 +35,5 @@ class ChainError(OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As any OSError, and with the cause, of which exceptions take no copy by themselves. The link goes without its chain.
-        kind, arguments = super().__reduce__()[:2]
-        return kind, arguments, {**self.__dict__, "__cause__": self.__cause__}
+        plain: tuple[Any, ...] = super().__reduce__()  # type: ignore[assignment]
+        return plain[0], plain[1], {**self.__dict__, "__cause__": self.__cause__}

@@ -816,7 +816,8 @@ cdef class LoopCore:
 
     def ring_stats(self):
         """Counters of this loop: turns, enters and registers (io_uring_enter, io_uring_register), waits that busy polling saved, requests in
-        flight (slots_in_use), registered files, free and total receive buffers, stale CQEs; and what the present ring had since it was made, modulo 2^32: requests (queued) and cqes (reaped)."""
+        flight (slots_in_use), registered files, free and total receive buffers, stale CQEs; and what the present ring had since it was made,
+        modulo 2^32: requests (queued) and cqes (reaped)."""
         cdef uint32_t total = 0, out = 0
         for buffers in (self.stream_buffers, self.datagram_buffers, self.watch_buffers):
             if buffers is not None:

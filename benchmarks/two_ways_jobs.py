@@ -104,10 +104,14 @@ async def run_in_hook(meter: Meter, engine: str, kind: int, fd_in: int, fd_out: 
 # -- a copy with a checksum -------------------------------------------------------------------------------------------------------------------
 
 
+def opened(fd: int, mode: str) -> Any:
+    return aiouring.open(fd, mode, buffering=0, closefd=False)
+
+
 async def copy_awaits(meter: Meter, engine: str, source: int, target: int, block: int, count: int) -> int:
     buffer = bytearray(block)
     crc = 0
-    async with aiouring.open(source, "rb", buffering=0, closefd=False) as src, aiouring.open(target, "wb", buffering=0, closefd=False) as dst:
+    async with opened(source, "rb") as src, opened(target, "wb") as dst:
         meter.start()
         for index in range(count):
             await src.pread_into(buffer, index * block)
@@ -119,13 +123,14 @@ async def copy_awaits(meter: Meter, engine: str, source: int, target: int, block
 async def copy_links(meter: Meter, engine: str, source: int, target: int, block: int, count: int) -> int:
     buffer = bytearray(block)
     crc = 0
-    meter.start()
-    for index in range(count):
-        async with aiouring.Chain() as chain:
-            chain.read(source, buffer, offset=index * block)
-            chain.write(target, buffer, offset=index * block)
-        await chain
-        crc = crc32c.crc32c(buffer, crc)
+    async with opened(source, "rb") as src, opened(target, "wb") as dst:
+        meter.start()
+        for index in range(count):
+            async with aiouring.Chain() as chain:
+                chain.read(src, buffer, offset=index * block)
+                chain.write(dst, buffer, offset=index * block)
+            await chain
+            crc = crc32c.crc32c(buffer, crc)
     return crc
 
 
@@ -133,13 +138,14 @@ async def copy_ops(meter: Meter, engine: str, source: int, target: int, block: i
     buffer = bytearray(block)
     operation = await Op.load("crc32c", engine=engine)  # type: ignore[arg-type]
     crc = 0
-    meter.start()
-    for index in range(count):
-        async with aiouring.Chain() as chain:
-            chain.read(source, buffer, offset=index * block)
-            chain.bpf(operation, buffer, flags=crc)
-            chain.write(target, buffer, offset=index * block)
-        _, crc, _ = await chain
+    async with opened(source, "rb") as src, opened(target, "wb") as dst:
+        meter.start()
+        for index in range(count):
+            async with aiouring.Chain() as chain:
+                chain.read(src, buffer, offset=index * block)
+                chain.bpf(operation, buffer, flags=crc)
+                chain.write(dst, buffer, offset=index * block)
+            _, crc, _ = await chain
     return crc
 
 
