@@ -48,12 +48,21 @@ def main(arguments: list[str]) -> int:
         return 2
     count, prefix, command = int(arguments[0]), arguments[1], arguments[2:]
     processes: list[subprocess.Popen[bytes]] = []
+    told: list[int] = []
 
-    def stop(number: int, frame: types.FrameType | None) -> None:
-        if number == signal.SIGTERM:
+    def stop_if_told() -> None:
+        if not told:
+            return
+        if signal.SIGTERM in told:
             for process in processes:
                 process.terminate()
-        sys.exit(128 + number)
+        sys.exit(128 + told[0])
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        told.append(number)
+        # While they are started, one may run that is not in the list yet.
+        if len(processes) == count:
+            stop_if_told()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -61,6 +70,7 @@ def main(arguments: list[str]) -> int:
         for part in range(1, count + 1):
             more = [f"--part={part}/{count}", f"--junitxml={prefix}-{part}.xml", f"--override-ini=cache_dir=.cache/pytest-{Path(prefix).name}-{part}"]
             processes.append(subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        stop_if_told()
         readers = [threading.Thread(target=pass_on, args=(part, process), daemon=True) for part, process in enumerate(processes, 1)]
         for reader in readers:
             reader.start()

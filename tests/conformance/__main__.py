@@ -28,7 +28,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--python", action="append", metavar="X", help="a version (3.12) or an executable; default: all supported that are here")
     parser.add_argument("--loop", choices=sorted(LOOPS), default="aiouring", help="the loop under the tests (default: %(default)s)")
     parser.add_argument("--only", action="append", metavar="PATTERN", help="run tests whose name (file.Class.test) has this in it, or matches it")
-    parser.add_argument("-j", "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="children at a time (default: %(default)s)")
+    # Most tests of event loops wait most of their time: a processor takes two children. More would be late for what the tests wait for.
+    parser.add_argument("-j", "--jobs", type=int, default=2 * min(2, os.cpu_count() or 1), help="children at a time (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds that one test may take (default: %(default)g)")
     parser.add_argument("--list-failures", action="store_true", help="print the names of the failures without their tracebacks")
     parser.add_argument("--no-rerun", action="store_true", help="do not run failed tests again, alone")

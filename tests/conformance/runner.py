@@ -293,6 +293,8 @@ def run_chunks(chunks: list[Chunk], jobs: int, timeout_s: float, report: Callabl
                 return
 
             def report_one(result: Result, chunk: Chunk = chunk) -> None:
+                if errors:
+                    raise errors[0]  # no other child for the tests that are left
                 with lock:
                     report(chunk, result)
 
@@ -312,6 +314,9 @@ def run_chunks(chunks: list[Chunk], jobs: int, timeout_s: float, report: Callabl
         errors.append(error)
         for child in list(Child.alive):
             child.kill()
+        # Each still closes the pipe of its child.
+        for worker in workers:
+            worker.join(GRACE_S)
         raise
     if errors:
         raise errors[0]

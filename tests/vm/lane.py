@@ -162,6 +162,8 @@ def run_to_end(command: list[str]) -> int:
         raise SystemExit("test-vm: told to end")
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, stdout=subprocess.PIPE) as process:
         running.add(process)
+        if ending.is_set():
+            process.terminate()
         assert process.stdout is not None
         for line in process.stdout:
             with printing:
