@@ -28,6 +28,7 @@ from . import support
 pytestmark = pytest.mark.skipif(support.LOOP == "asyncio", reason="asyncio has no such command")
 
 LARGE = 300_000_000
+DISK_PATIENCE_S = 100
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -36,8 +37,9 @@ def command(*arguments: str | Path) -> list[str]:
 
 def cp(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, errors="surrogateescape", timeout=100, env=support.child_environment(), **options
-    )
+        command(*arguments), capture_output=True, text=True, errors="surrogateescape", timeout=DISK_PATIENCE_S,
+        env=support.child_environment(), **options,
+    )  # fmt: skip
     # How far it is, is told only when it takes a while, which is the machine's affair.
     done.stderr = re.sub(r"(?m)^ *[0-9.]+ %  .*/s\n", "", done.stderr)
     return done
@@ -87,7 +89,8 @@ def wait_for_writes(process: subprocess.Popen[str], size: int) -> None:
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=support.PATIENCE_S)
+    """A copy that is interrupted while it waits for the disk ends when the disk has done it, which takes a busy one long for 300 MB."""
+    _, errors = process.communicate(timeout=DISK_PATIENCE_S)
     return process.returncode, errors
 
 
