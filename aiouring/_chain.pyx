@@ -40,8 +40,12 @@ from aiouring.uapi cimport *
 import asyncio
 import functools
 import os
+import weakref
 
 from aiouring._errors import ChainError
+
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
 
 CARRYING_LINKS = AIOURING_CHAIN_LINKS_MAX
 CARRYING_CHAINS = AIOURING_CHAINS_MAX
@@ -50,6 +54,22 @@ cdef object get_running_loop = asyncio.get_running_loop
 cdef double TIMEOUT_MAX_S = 1e9
 cdef double CANCEL_AGAIN_S = 0.005
 cdef double BUSY_AGAIN_S = 0.001
+
+
+cdef object known_loop = None       # a weak reference to the one that began a chain last
+
+
+cdef LoopCore running_loop():
+    """asyncio.get_running_loop(), which asks the kernel for the process's id each time (Python 3.11), without that where it is the same loop."""
+    global known_loop
+    cdef LoopCore known = None if known_loop is None else known_loop()
+    if known is not None and known.ops.issuer == PyThread_get_thread_ident() and not known.ring.foreign_process():
+        return known
+    loop = get_running_loop()
+    if not isinstance(loop, LoopCore):
+        raise TypeError(f"a chain needs aiouring's event loop, not {type(loop).__name__}")
+    known_loop = weakref.ref(loop)
+    return <LoopCore>loop
 
 
 @cython.final
@@ -118,10 +138,7 @@ cdef class ChainRun(ChainLinks):
         return Operation.step(self, value, result)
 
     cdef int start(self) except -1:
-        loop = get_running_loop()
-        if not isinstance(loop, LoopCore):
-            raise TypeError(f"a chain needs aiouring's event loop, not {type(loop).__name__}")
-        self.loop = <LoopCore>loop
+        self.loop = running_loop()
         if self.count == 0:
             self.outcome_list = []
             return self.finish([])
