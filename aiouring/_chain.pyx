@@ -63,7 +63,8 @@ cdef LoopCore running_loop():
     """asyncio.get_running_loop(), which asks the kernel for the process's id each time (Python 3.11), without that where it is the same loop."""
     global known_loop
     cdef LoopCore known = None if known_loop is None else known_loop()
-    if known is not None and known.ops.issuer == PyThread_get_thread_ident() and not known.ring.foreign_process():
+    # A closed one keeps the thread that closed it; one that does not run has none.
+    if known is not None and not known._closed and known.ops.issuer == PyThread_get_thread_ident() and not known.ring.foreign_process():
         return known
     loop = get_running_loop()
     if not isinstance(loop, LoopCore):

@@ -150,6 +150,28 @@ async def test_a_chain_in_a_cycle_is_collected_and_its_links_go_on() -> None:
         assert await again == [1]
 
 
+def test_chains_of_several_loops_in_one_thread() -> None:
+    async def pause() -> list[Any]:
+        async with aiouring.Chain() as chain:
+            chain.timeout(0)
+        return await chain
+
+    loops = [aiouring.new_event_loop() for _ in range(3)]
+    for loop in [*loops, *loops]:
+        assert loop.run_until_complete(pause()) == [None]
+    loops[-1].close()  # and is still there
+    assert loops[0].run_until_complete(pause()) == [None]
+    loops[0].close()
+    other = asyncio.new_event_loop()
+    with pytest.raises(TypeError, match="needs aiouring's event loop"):
+        other.run_until_complete(pause())
+    other.close()
+    assert loops[1].run_until_complete(pause()) == [None]
+    loops[1].close()
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        pause().send(None)
+
+
 @pytest.mark.parametrize("engine", ["inline", "prog_run"])
 async def test_what_is_closed_under_a_link_that_python_runs(engine: Any) -> None:
     """The chain's link has its operation and its memory from the beginning: who closes them closes them for later calls."""
