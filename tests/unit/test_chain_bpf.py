@@ -288,13 +288,17 @@ async def test_a_native_operation_is_linked(native: Any, tmp_path: Path) -> None
     buffer = bytearray(4096)
     loop: Any = asyncio.get_running_loop()
     left, right = pair()
+    enters = []
     with (tmp_path / "src").open("rb") as src, left, right:
-        async with aiouring.Chain() as chain:
-            chain.read(src, buffer, offset=0)
-            chain.bpf(crc, buffer)
-            chain.send(left, buffer)
-        before = loop.ring_stats()["enters"]
-        assert await chain == [4096, crc32c(data), 4096]
-        assert loop.ring_stats()["enters"] - before == 1
-        assert right.recv(5000) == data
+        for _ in range(5):
+            async with aiouring.Chain() as chain:
+                chain.read(src, buffer, offset=0)
+                chain.bpf(crc, buffer)
+                chain.send(left, buffer)
+            before = loop.ring_stats()["enters"]
+            assert await chain == [4096, crc32c(data), 4096]
+            enters.append(loop.ring_stats()["enters"] - before)
+            assert right.recv(5000) == data
+    # The thread that loaded the operation may wake the loop once more, however late it gets to that.
+    assert sorted(enters)[:4] == [1, 1, 1, 1], enters
     crc.close()
