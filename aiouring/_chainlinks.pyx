@@ -195,7 +195,6 @@ cdef class ChainLinks(Operation):
         cdef uint32_t at
         cdef chain_link *link
         self.count -= 1
-        self.building = False
         drop_memory(&self.links[self.count])
         for notes in (self.names, self.paths, self.operations):
             if notes is not None:
@@ -212,6 +211,7 @@ cdef class ChainLinks(Operation):
                 self.links[link.offset_from - 1].taken = True
             if link.length_from or link.offset_from or link.kind == LINK_BPF and not self.operation(at).native():
                 self.carries = True
+        self.building = False                   # not before: the destructors of what goes are code of the user's as well
         return 0
 
     # What few links have is in dictionaries by their numbers.
@@ -303,7 +303,7 @@ cdef class ChainLinks(Operation):
             return 0
         link = <Link>value if isinstance(value, Link) else (<Result>value).link
         self.check_ours(link)
-        if link.index + 1 >= self.count:
+        if link.index >= self.count - 1:            # the link that is being made is the last one
             raise ValueError(f"{name}: a link takes results of links before it")
         if self.links[link.index].kind not in (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV, LINK_BPF):
             raise TypeError(f"{name}: a link of {KIND_NAMES[<int>self.links[link.index].kind]}() has no number to take")
