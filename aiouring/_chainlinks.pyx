@@ -19,7 +19,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from aiouring._awaitable cimport NEW
-from aiouring._bpfop cimport BpfRequest, OpCore, new_bpf_request
+from aiouring._bpfop cimport BpfRequest, OpCore, new_bpf_request, whole_number
 from aiouring._chainfile cimport ChainFile, SocketHold, put_files, take_files_out
 from aiouring._fileop cimport REQUEST_BYTES_MAX, DescriptorView
 from aiouring._fsop cimport encode_path, plain_path, stat_result
@@ -294,12 +294,14 @@ cdef class ChainLinks(Operation):
     cdef int set_number(self, object value, str name, int64_t *plain, uint8_t *source, int64_t *add, int64_t most) except -1:
         """A plain number, or an earlier link's result."""
         cdef Link link
+        cdef int64_t number
         if not isinstance(value, (Link, Result)):
             if not isinstance(value, int):
                 raise TypeError(f"{name} is a number or an earlier link's result, not {type(value).__name__}")
-            if value < 0 or value > most:
+            number = whole_number(value)
+            if number < 0 or number > most:
                 raise ValueError(f"{name} is from 0 to {most:,}, not {value:,}")
-            plain[0] = value
+            plain[0] = number
             return 0
         link = <Link>value if isinstance(value, Link) else (<Result>value).link
         self.check_ours(link)

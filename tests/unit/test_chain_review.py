@@ -159,7 +159,6 @@ class Number(int):
 async def test_code_of_an_argument_does_not_get_a_chain_with_half_a_link(way: str, offset: int) -> None:
     chain = aiouring.Chain()
     buffer = bytearray(4)
-    length = Number(3)
     refused: list[BaseException] = []
 
     def act() -> None:
@@ -174,19 +173,53 @@ async def test_code_of_an_argument_does_not_get_a_chain_with_half_a_link(way: st
                 chain.__init__(timeout="soon")  # type: ignore[arg-type, misc]
         refused.append(error.value)
 
-    length.act = act
     with tempfile.TemporaryFile() as file:
+        descriptor = Number(file.fileno())
+        descriptor.act = act
         file.write(b"abcd")
         file.flush()
         chain.timeout(0.001)
         if offset < 0:
             with pytest.raises(ValueError, match="offset"):
-                chain.read(file, buffer, length=length, offset=offset)
+                chain.read(descriptor, buffer, length=3, offset=offset)
         else:
-            chain.read(file, buffer, length=length, offset=offset)
+            chain.read(descriptor, buffer, length=3, offset=offset)
         assert len(refused) == 1
         assert await chain == ([None] if offset < 0 else [None, 3])
     assert buffer == (bytes(4) if offset < 0 else b"abc\0")
+    buffer.append(0)
+
+
+class Liar(int):
+    """A number that is in any bounds, as it says itself."""
+
+    def __lt__(self, other: int) -> bool:
+        return False
+
+    __gt__ = __lt__
+
+    def __le__(self, other: int) -> bool:
+        return True
+
+    __ge__ = __le__
+
+
+@pytest.mark.parametrize("number", [5, -1, 1 << 70])
+async def test_a_number_that_says_that_it_is_in_bounds(number: int) -> None:
+    fill = await bpf.Op.load("fill", engine="inline")
+    buffer = bytearray(4)
+    chain = aiouring.Chain()
+    for add in (chain.read, chain.write):
+        with pytest.raises(ValueError, match="length is from 0 to 4"):
+            add(0, buffer, length=Liar(number))
+    if number != 5:
+        with pytest.raises(ValueError, match="offset is from 0"):
+            chain.read(0, buffer, offset=Liar(number))
+        with pytest.raises(ValueError, match="flags have 32 bits"):
+            chain.bpf(fill, buffer, flags=Liar(number))
+    with pytest.raises(ValueError, match="the length is at most"):
+        chain.bpf(fill, buffer, length=Liar(number))
+    assert await chain == []
     buffer.append(0)
 
 
