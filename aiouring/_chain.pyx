@@ -574,7 +574,9 @@ cdef class ChainRun(ChainLinks):
             self.unheard = []
             for at in range(self.count):
                 request = self.operation(at)
-                if request is None or request.withdrawn or self.links[at].over and not (self.links[at].result == -ECANCELED and self.after_failure(at)):
+                if request is None or request.withdrawn:
+                    continue
+                if self.links[at].over and not (self.links[at].result == -ECANCELED and self.after_failure(at)):
                     continue
                 if not request.native() or request.fail_owed(-ECANCELED) or (self.in_hook or at >= self.submitted) and self.loop.ring is self.ring:
                     self.unheard.append(request)
