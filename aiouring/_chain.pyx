@@ -104,6 +104,9 @@ cdef class ChainRun(ChainLinks):
             self.over()
         return 0
 
+    cdef int give_up(self) except -1:
+        return self.drop() if self.state == NEW else Operation.give_up(self)
+
     cdef int check_whole(self) except -1:
         """What submits it, or gives it back, must not come out of an argument of a link that is being made."""
         if self.building:

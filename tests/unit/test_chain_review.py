@@ -271,6 +271,22 @@ async def test_a_chain_that_ends_while_its_files_are_taken(way: str, carries: bo
         assert [stats[name] for name in ("slots_in_use", "registered_files")] == [before[name] for name in ("slots_in_use", "registered_files")]
 
 
+@pytest.mark.parametrize("way", ["close", "throw"])
+async def test_a_chain_that_is_given_up_before_it_is_submitted(way: str) -> None:
+    buffer = bytearray(4)
+    chain = aiouring.Chain()
+    chain.read(0, buffer)
+    waiting: Any = chain.__await__()
+    if way == "close":
+        waiting.close()
+    else:
+        with pytest.raises(KeyError):
+            waiting.throw(KeyError())
+    buffer.append(0)  # though the chain is still there
+    with pytest.raises(RuntimeError, match="a chain that is over"):
+        await chain
+
+
 async def test_a_link_of_no_place_in_the_chain() -> None:
     with tempfile.TemporaryFile() as file:
         chain = aiouring.Chain()
