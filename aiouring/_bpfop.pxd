@@ -1,7 +1,7 @@
 # Operations of aiouring.bpf: one loaded operation, one request of it. See _bpfop.pyx.
-# cimported by: _chain.
+# cimported by: _chain, _chainlinks.
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from aiouring._loop cimport LoopCore
 from aiouring._registered cimport RegisteredBuffer
@@ -122,6 +122,8 @@ cdef class BpfRequest:
     cdef int run_program(self, uint32_t mode) noexcept nogil
 
 
+# What an int is, whatever it says when it is compared; -1 for one of more than 64 bits.
+cdef int64_t whole_number(object number) except? -1
 # Checks everything that can be checked before. Raises TypeError, ValueError, BufferError, RuntimeError, each with the operation's name.
 cdef BpfRequest new_bpf_request(OpCore op, tuple buffers, object flags, object length)
 # The call of a request that is somebody else's, who releases it. Its buffers and its operation are as they were when it was made.

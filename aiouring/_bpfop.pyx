@@ -21,7 +21,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EINVAL, errno
 from libc.limits cimport INT_MAX
-from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 from aiouring._awaitable cimport ABANDONED, NEW, OVER, warn_never_awaited
@@ -300,7 +300,7 @@ cdef class BpfRequest:
     cdef int acquire(self, tuple buffers, object flags, object length) except -1:
         cdef OpCore op = self.op
         cdef uint32_t count = <uint32_t>len(buffers), mask, index
-        cdef Py_ssize_t first
+        cdef int64_t number
         cdef io_bpf_buf_desc *described
         cdef Py_buffer *view
         op.check()
@@ -312,9 +312,10 @@ cdef class BpfRequest:
             raise TypeError(f"{op.name}: it takes {takes}, not {count}")
         if not isinstance(flags, int):
             raise TypeError(f"{op.name}: flags are an int, not {type(flags).__name__}")
-        if not 0 <= flags <= 0xFFFFFFFF:
+        number = whole_number(flags)
+        if number < 0 or number > 0xFFFFFFFF:
             raise ValueError(f"{op.name}: flags have 32 bits, {flags} does not fit")
-        self.request.flags = flags
+        self.request.flags = <uint32_t>number
         self.request.buffer_count = count
         self.entered = True
         op.users += 1
@@ -342,10 +343,10 @@ cdef class BpfRequest:
                 raise ValueError(f"{op.name}: there is no buffer that could have a length")
             if not isinstance(length, int):
                 raise TypeError(f"{op.name}: the length is an int, not {type(length).__name__}")
-            if not 0 <= length <= self.first_view.len:
+            number = whole_number(length)
+            if number < 0 or number > self.first_view.len:
                 raise ValueError(f"{op.name}: the length is at most that of the first buffer, {self.first_view.len}, not {length}")
-            first = length
-            self.request.buffers[0].len = <uint32_t>first
+            self.request.buffers[0].len = <uint32_t>number
         return 0
 
     cdef uint64_t first_size(self) noexcept:
@@ -501,6 +502,14 @@ cdef class BpfRequest:
         if self.entered:
             self.entered = False
             self.op.leave()
+
+
+cdef int64_t whole_number(object number) except? -1:
+    """Of an int, to compare it with; -1 for what is beyond. A subclass may have comparisons of its own, whose word is not good for memory."""
+    try:
+        return <int64_t>number
+    except OverflowError:
+        return -1
 
 
 cdef BpfRequest new_bpf_request(OpCore op, tuple buffers, object flags, object length):

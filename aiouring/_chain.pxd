@@ -15,6 +15,7 @@ cdef class ChainRun(ChainLinks):
     cdef object timeout, timer, stopper
     cdef object operation_task  # of a link that Python runs
     cdef bint waiting           # for a program that is at work for somebody else
+    cdef bint submitting        # its files are being taken
     cdef list unheard           # operations that have not heard yet that they will not run
     cdef uint32_t failing       # not 0: they are told, by so many requests
     cdef HookEngine engine
@@ -27,10 +28,12 @@ cdef class ChainRun(ChainLinks):
     cdef int begin(self) except -1
     cdef int drop(self) except -1
     cdef int claim(self) except -1
+    cdef int check_whole(self) except -1
     cdef bint lost_socket(self) noexcept
     cdef int submit_linked(self, uint32_t first) except -1
-    cdef int submit_to_hook(self) except -1
+    cdef int submit_to_hook(self, HookEngine engine) except -1
     cdef int begin_operation(self, uint32_t at) except -1
+    cdef int answer(self, uint32_t at, object value, object error) except -1
     cdef void fill_operation(self, aiouring_link *slot, uint32_t at) noexcept
     cdef bint tell_failed(self) except -1
     cdef bint after_failure(self, uint32_t at) noexcept

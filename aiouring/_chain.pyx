@@ -26,7 +26,7 @@ from libc.errno cimport EBUSY, EINTR, EIO, EMSGSIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from aiouring._awaitable cimport AIOURING_NEXT, FINISHED, NEW, OVER, WAITING, warn_never_awaited
+from aiouring._awaitable cimport ABANDONED, AIOURING_NEXT, FINISHED, NEW, OVER, WAITING, warn_never_awaited
 from aiouring._bpfop cimport ENGINE_OPCODE, ENGINE_PROG_RUN, URING_BPF_DIRECT_BYTES_MAX, BpfRequest, call_request, uring_bpf_request
 from aiouring._chainfile cimport ChainFile
 from aiouring._chainlinks cimport *
@@ -46,6 +46,9 @@ from aiouring._errors import ChainError
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject *value)
 
 CARRYING_LINKS = AIOURING_CHAIN_LINKS_MAX
 CARRYING_CHAINS = AIOURING_CHAINS_MAX
@@ -89,7 +92,8 @@ cdef class ChainRun(ChainLinks):
         return 0
 
     cdef object chain(self):
-        if self.face != NULL:
+        # Not one that is just going: callbacks of its weak references run then, and destructors of what a subclass's instance has.
+        if self.face != NULL and Py_REFCNT(<PyObject *>self.face) > 0:
             return <object><PyObject *>self.face
         from aiouring import _chaincalls        # which imports this
         return _chaincalls.chain_of(self)
@@ -101,8 +105,9 @@ cdef class ChainRun(ChainLinks):
 
     cdef int begin(self) except -1:
         """Submit it. Its end is told to who awaits it."""
-        if self.state != NEW or self.building:
+        if self.state != NEW:
             raise RuntimeError("this chain was submitted already")
+        self.check_whole()
         self.state = WAITING
         try:
             self.start()
@@ -115,8 +120,18 @@ cdef class ChainRun(ChainLinks):
     cdef int drop(self) except -1:
         """It shall never be submitted: give everything back."""
         if self.state == NEW:
+            self.check_whole()
             self.state = OVER
             self.over()
+        return 0
+
+    cdef int give_up(self) except -1:
+        return self.drop() if self.state == NEW else Operation.give_up(self)
+
+    cdef int check_whole(self) except -1:
+        """What submits it, or gives it back, must not come out of an argument of a link that is being made."""
+        if self.building:
+            raise RuntimeError("a link is being added to this chain, by code that one of its arguments runs")
         return 0
 
     cdef int claim(self) except -1:
@@ -125,6 +140,7 @@ cdef class ChainRun(ChainLinks):
             raise RuntimeError("cannot reuse a chain that is over: it was awaited, or could not be submitted, or an exception left its block")
         if self.claimed:
             raise RuntimeError("this chain is awaited already: its results go to one place. Await it once, and hand them on")
+        self.check_whole()
         self.claimed = True
         return 0
 
@@ -135,6 +151,7 @@ cdef class ChainRun(ChainLinks):
             Py_INCREF(self)
             result[0] = <PyObject *>self
             return AIOURING_NEXT
+        self.check_whole()
         self.awaited = True
         return Operation.step(self, value, result)
 
@@ -145,6 +162,10 @@ cdef class ChainRun(ChainLinks):
             return self.finish([])
         self.loop.check_open()
         self.loop.ops.check()
+        if self.operations is not None:
+            for request in self.operations.values():
+                if (<BpfRequest>request).op.loop is not self.loop:
+                    raise RuntimeError(f"{(<BpfRequest>request).op.name}: this operation was loaded for another event loop than the running one")
         if self.carries and self.count > AIOURING_CHAIN_LINKS_MAX:
             raise ValueError(f"a chain that carries results has up to {AIOURING_CHAIN_LINKS_MAX} links, not {self.count}")
         if self.timeout is not None:
@@ -161,8 +182,21 @@ cdef class ChainRun(ChainLinks):
                 and engine.region.free_chain_count != 0):
             for at in range(self.count - 1):
                 self.in_hook = self.in_hook or not self.severs(at)
-        self.take_files()
-        return self.submit_to_hook() if self.in_hook else self.submit_linked(0)
+        # A file's fileno() is code of the user's, and an import in there is Python code, where a signal's handler may run. What cancels the chain
+        # or gives it up then is heard when nothing is half done.
+        self.submitting = True
+        try:
+            self.take_files()
+            if self.in_hook:
+                from aiouring.bpf import hooks      # which imports what imports this
+                engine = hooks.standard_engine(self.loop)
+        finally:
+            self.submitting = False
+        if not self.wanted():
+            return self.over() if self.state == ABANDONED else self.finish_cancelled()
+        if self.stopping:
+            raise OSError(ECANCELED, "a socket of the chain was closed while it was being submitted")
+        return self.submit_to_hook(engine) if self.in_hook else self.submit_linked(0)
 
     def _time_is_over(self):
         self.timer = None
@@ -303,9 +337,7 @@ cdef class ChainRun(ChainLinks):
 
     # -- in the hook --------------------------------------------------------------------------------------------------------------------------
 
-    cdef int submit_to_hook(self) except -1:
-        from aiouring.bpf import hooks          # which imports what imports this
-        cdef HookEngine engine = hooks.standard_engine(self.loop)
+    cdef int submit_to_hook(self, HookEngine engine) except -1:
         cdef Region region = engine.region
         cdef aiouring_chain *chain
         cdef io_uring_sqe *sqe
@@ -383,29 +415,41 @@ cdef class ChainRun(ChainLinks):
         if described.buffer_count:
             request.set_length(described.buffers[0].len)
         call = call_request(request)
-        # By a callback, which comes also where the task never began, and after this where it is over already.
-        self.operation_task = asyncio.ensure_future(run_operation(call), loop=self.loop)
-        self.operation_task.add_done_callback(functools.partial(self._operation_ended, at, call))
+        coroutine = run_operation(call)
+        try:
+            # By a callback, which comes also where the task never began, and after this where it is over already.
+            self.operation_task = asyncio.ensure_future(coroutine, loop=self.loop)
+            self.operation_task.add_done_callback(functools.partial(self._operation_ended, at, call))
+        except BaseException as exc:
+            # A task factory's, or of a signal's handler. The program waits for an answer, and nobody else would give it.
+            self.operation_task = None
+            if let_go(call, request):
+                coroutine.close()
+            self.answer(at, None, exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
         return 0
 
     def _operation_ended(self, uint32_t at, call, task):
         """Python has run a link's operation."""
+        self.operation_task = None
+        let_go(call, self.operation(at))        # where the task was cancelled before it began, or a task factory's did not wait for it
+        if self.loop._closed or self.loop.ops.closed:
+            return
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self.answer(at, task.result() if error is None else None, error)
+
+    cdef int answer(self, uint32_t at, object value, object error) except -1:
+        """Tell the program how the link ended that it left to Python."""
         cdef BpfRequest request = self.operation(at)
         cdef aiouring_link *slot
         cdef io_uring_sqe *sqe
-        self.operation_task = None
-        call.close()            # where the task was cancelled before it began
-        if self.loop._closed or self.loop.ops.closed:
-            return None
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        value = task.result() if error is None else None
         if error is None:
             request.request.result = <uint64_t>(value & 0xFFFFFFFFFFFFFFFF)
-        elif not isinstance(error, (OSError, asyncio.CancelledError)):
-            self.loop.call_exception_handler({"message": "a chain's operation failed", "exception": error, "future": task})
+        elif not isinstance(error, (OSError, asyncio.CancelledError, SystemExit, KeyboardInterrupt)):
+            self.loop.call_exception_handler({"message": "a chain's operation failed", "exception": error})
         if self.request == 0:
-            self.conclude_or_fail()             # the chain has ended meanwhile, and waited for this
-            return None
+            return self.conclude_or_fail()      # the chain has ended meanwhile, and waited for this
         slot = &self.region.chain(<uint32_t>self.index).link[at]
         if error is None:
             slot.result = <int64_t>request.request.result
@@ -417,6 +461,7 @@ cdef class ChainRun(ChainLinks):
         sqe.fd = -1
         sqe.addr = <uint64_t>AIOURING_NS_CHAIN << 56 | <uint64_t>CHAIN_LINK << 48 | <uint64_t>at << 32 | <uint32_t>self.index
         sqe.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+        return 0
 
     @staticmethod
     cdef int hook_complete(object owner, uint32_t tag, int32_t res, uint32_t cqe_flags) except -1:
@@ -523,7 +568,12 @@ cdef class ChainRun(ChainLinks):
         cdef ChainFile file
         cdef uint32_t at
         cdef bint untouched = failed == 0 and (self.begun == 0 if self.in_hook else self.links[0].kind in (LINK_STATX, LINK_TIMER))
-        if untouched and all([file.can_be_taken_again() for file in self.files]):
+        self.submitting = True              # see submit()
+        try:
+            untouched = untouched and all([file.can_be_taken_again() for file in self.files])
+        finally:
+            self.submitting = False
+        if untouched and self.wanted():
             self.give_files_back()
             self.give_slot_back()
             for at in range(self.count):
@@ -545,7 +595,9 @@ cdef class ChainRun(ChainLinks):
             self.unheard = []
             for at in range(self.count):
                 request = self.operation(at)
-                if request is None or self.links[at].over and not (self.links[at].result == -ECANCELED and self.after_failure(at)):
+                if request is None or request.withdrawn:
+                    continue
+                if self.links[at].over and not (self.links[at].result == -ECANCELED and self.after_failure(at)):
                     continue
                 if not request.native() or request.fail_owed(-ECANCELED) or (self.in_hook or at >= self.submitted) and self.loop.ring is self.ring:
                     self.unheard.append(request)
@@ -600,7 +652,7 @@ cdef class ChainRun(ChainLinks):
         return False
 
     cdef bint idle(self) noexcept:
-        return self.request == 0 and self.operation_task is None and not self.waiting
+        return self.request == 0 and self.operation_task is None and not self.waiting and not self.submitting
 
     cdef object failure(self, uint32_t at):
         cdef chain_link *link = &self.links[at]
@@ -647,6 +699,16 @@ cdef class ChainRun(ChainLinks):
     def __dealloc__(self):
         if self.state == FINISHED and not self.awaited:
             warn_never_awaited(self.name())
+
+
+cdef int let_go(Operation call, BpfRequest request) except -1:
+    """The chain does not wait for it any more. A thread that runs it still gives the buffers back itself, when it is through. 0: so it is."""
+    if not call.cancel():           # whoever awaits it all the same
+        call.close()
+    if call.idle():
+        return 1
+    request.withdraw()
+    return 0
 
 
 async def run_operation(call):

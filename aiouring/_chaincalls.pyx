@@ -81,8 +81,8 @@ cdef class Chain:
     docs/chains.md has the details. Kernel floor: Linux 6.1.
 
     Cancelling ends the link that is in flight, and those behind it do not run; CancelledError comes when it has ended. Raises when it is
-    submitted: TypeError on another event loop, RuntimeError for a socket that a transport has, OSError (EBADF ...) for a file that is closed,
-    (ENFILE) where there is no place for open(), (EBUSY) where 256 chains with carried results run.
+    submitted: TypeError on another event loop, RuntimeError for a socket that a transport has or an operation of another loop, OSError (EBADF ...)
+    for a file that is closed, (ENFILE) where there is no place for open(), (EBUSY) where 256 chains with carried results run.
     """
 
     cdef readonly ChainRun _run

@@ -19,7 +19,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from aiouring._awaitable cimport NEW
-from aiouring._bpfop cimport BpfRequest, OpCore, new_bpf_request
+from aiouring._bpfop cimport BpfRequest, OpCore, new_bpf_request, whole_number
 from aiouring._chainfile cimport ChainFile, SocketHold, put_files, take_files_out
 from aiouring._fileop cimport REQUEST_BYTES_MAX, DescriptorView
 from aiouring._fsop cimport encode_path, plain_path, stat_result
@@ -195,7 +195,6 @@ cdef class ChainLinks(Operation):
         cdef uint32_t at
         cdef chain_link *link
         self.count -= 1
-        self.building = False
         drop_memory(&self.links[self.count])
         for notes in (self.names, self.paths, self.operations):
             if notes is not None:
@@ -212,6 +211,7 @@ cdef class ChainLinks(Operation):
                 self.links[link.offset_from - 1].taken = True
             if link.length_from or link.offset_from or link.kind == LINK_BPF and not self.operation(at).native():
                 self.carries = True
+        self.building = False                   # not before: the destructors of what goes are code of the user's as well
         return 0
 
     # What few links have is in dictionaries by their numbers.
@@ -294,16 +294,18 @@ cdef class ChainLinks(Operation):
     cdef int set_number(self, object value, str name, int64_t *plain, uint8_t *source, int64_t *add, int64_t most) except -1:
         """A plain number, or an earlier link's result."""
         cdef Link link
+        cdef int64_t number
         if not isinstance(value, (Link, Result)):
             if not isinstance(value, int):
                 raise TypeError(f"{name} is a number or an earlier link's result, not {type(value).__name__}")
-            if value < 0 or value > most:
+            number = whole_number(value)
+            if number < 0 or number > most:
                 raise ValueError(f"{name} is from 0 to {most:,}, not {value:,}")
-            plain[0] = value
+            plain[0] = number
             return 0
         link = <Link>value if isinstance(value, Link) else (<Result>value).link
         self.check_ours(link)
-        if link.index + 1 >= self.count:
+        if link.index >= self.count - 1:            # the link that is being made is the last one
             raise ValueError(f"{name}: a link takes results of links before it")
         if self.links[link.index].kind not in (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV, LINK_BPF):
             raise TypeError(f"{name}: a link of {KIND_NAMES[<int>self.links[link.index].kind]}() has no number to take")
