@@ -173,6 +173,9 @@ def main() -> None:
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _die_with_the_runner()
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        # nohup ignores it, and so would the children to which tests send it. A handler that does nothing is not inherited.
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
     request_file = Path(sys.argv[1])
     request = json.loads(request_file.read_text())
     pipe = Pipe(int(sys.argv[2]))
