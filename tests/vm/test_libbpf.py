@@ -152,9 +152,10 @@ def test_a_refused_program_gives_the_verifiers_log(refused: Path, ring: Ring) ->
         hook.load(ring.fd)
     assert refusal.value.errno == errno.EACCES
     assert refusal.value.filename == "refused.bpf.o"
-    # The text has the log's end, with what is wrong; the attribute has all of it, from the first instruction on.
+    # The text has what is wrong, and where; the attribute has all that was said, from the first instruction on.
     assert "mem_or_null" in str(refusal.value)
-    assert "processed " in str(refusal.value)
+    assert refusal.value.reason in str(refusal.value).splitlines()[0]
+    assert "processed " in refusal.value.log and "processed " not in str(refusal.value)
     assert "BEGIN PROG LOAD LOG" in refusal.value.log
     assert len(refusal.value.log) > 1000
     with pytest.raises(RuntimeError, match="is refused"):
