@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from aiouring.bpf import ops
 from tests.unit.files import small_disk
-from tests.unit.op_programs import build_op, crc32c
+from tests.unit.op_programs import build_op, crc32c, need
 
 from . import support
 from .support import payload
@@ -29,9 +28,8 @@ BLOCK = 65536
 
 @pytest.fixture(scope="module", params=["inline", "prog_run"])
 def engine(request: pytest.FixtureRequest) -> str:
-    if request.param == "prog_run" and ops.why_not_kernel():
-        pytest.skip(f"needs kernel: one that loads BPF programs for this process ({ops.why_not_kernel()})")
     name: str = request.param
+    need(name)
     return name
 
 
