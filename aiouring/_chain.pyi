@@ -2,8 +2,5 @@
 
 from typing import final
 
-CARRYING_LINKS: int
-CARRYING_CHAINS: int
-
 @final
 class ChainRun: ...

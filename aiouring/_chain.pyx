@@ -50,14 +50,10 @@ cdef extern from "pythread.h" nogil:
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *value)
 
-CARRYING_LINKS = AIOURING_CHAIN_LINKS_MAX
-CARRYING_CHAINS = AIOURING_CHAINS_MAX
-
 cdef object get_running_loop = asyncio.get_running_loop
 cdef double TIMEOUT_MAX_S = 1e9
 cdef double CANCEL_AGAIN_S = 0.005
 cdef double BUSY_AGAIN_S = 0.001
-
 
 cdef object known_loop = None       # a weak reference to the one that began a chain last
 
