@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,26 +32,51 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-def log_of_the_kernel() -> list[str]:
-    """Read without waiting for more."""
-    lines = []
-    descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-    try:
+class KernelLog:
+    """What the kernel has said since one last looked; at first, since it was booted."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+
+    def new_lines(self) -> list[str]:
+        lines = []
         while True:
-            lines.append(os.read(descriptor, 8192).decode(errors="replace").partition(";")[2])
-    except BlockingIOError:
-        return lines
-    finally:
-        os.close(descriptor)
+            try:
+                lines.append(os.read(self.descriptor, 8192).decode(errors="replace").partition(";")[2].partition("\n")[0])
+            except BlockingIOError:
+                return lines
+            except BrokenPipeError:
+                lines.append("(lines were lost)")
+
+    def complaints(self) -> str:
+        """Each with the lines around it, which say where it comes from. A complaint is the fault of the test that finds it and of no later one."""
+        lines = self.new_lines()
+        found = [number for number, line in enumerate(lines) if COMPLAINTS.search(line)]
+        shown = sorted({near for number in found for near in range(max(0, number - 3), min(len(lines), number + 25))})
+        return "\n".join(lines[number] for number in shown)
+
+
+@pytest.fixture(scope="module")
+def kernel_log() -> Iterator[KernelLog]:
+    log = KernelLog()
+    yield log
+    os.close(log.descriptor)
+
+
+@pytest.mark.bpf_module
+@pytest.mark.bpf_opcode
+def test_the_kernel_has_not_complained_so_far(kernel_log: KernelLog) -> None:
+    """Of what other tests did with operations before these."""
+    assert kernel_log.complaints() == ""
 
 
 @pytest.mark.parametrize(
     ("engine", "name"),
     [pytest.param(engine, name, marks=MARKS[engine]) for engine, bit in ENGINES.items() for name, engines in TESTS.items() if engines & bit],
 )
-def test_operations(engine: str, name: str) -> None:
+def test_operations(engine: str, name: str, kernel_log: KernelLog) -> None:
     print(run(engine, name))
-    assert [line for line in log_of_the_kernel() if COMPLAINTS.search(line)] == []
+    assert kernel_log.complaints() == ""
 
 
 @pytest.mark.parametrize("engine", [pytest.param(engine, marks=mark) for engine, mark in MARKS.items()])
