@@ -63,9 +63,8 @@ def kernel_log() -> Iterator[KernelLog]:
     os.close(log.descriptor)
 
 
-@pytest.mark.bpf_module
-@pytest.mark.bpf_opcode
-def test_the_kernel_has_not_complained_so_far(kernel_log: KernelLog) -> None:
+@pytest.mark.parametrize("engine", [pytest.param(engine, marks=mark) for engine, mark in MARKS.items()])
+def test_the_kernel_has_not_complained_so_far(engine: str, kernel_log: KernelLog) -> None:
     """Of what other tests did with operations before these."""
     assert kernel_log.complaints() == ""
 
