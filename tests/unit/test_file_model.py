@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import io
 import os
 import random
 import warnings
@@ -128,6 +129,9 @@ HOW = {
         newline=strategies.sampled_from([None, None, "", "x", "\n\n"]),
     ),
 }
+
+
+CLASSES = {"raw": io.RawIOBase, "buffered": io.BufferedIOBase, "text": io.TextIOBase}
 
 
 # --- what a call came to
@@ -274,6 +278,10 @@ class FileModel(RuleBasedStateMachine):
         if not how.mode.endswith("b") and how.options["buffering"] == 0:
             how.options["buffering"] = -1  # the built-in makes or empties the file before it refuses that
         self.open_both(how)
+        if self.is_open and not isinstance(self.theirs, CLASSES[self.kind]):
+            # What the steps do with it is made for the kind.
+            self.both("close")
+            self.forget()
 
     @precondition(lambda self: self.is_open)
     @rule(times=strategies.integers(0, 12))
