@@ -1,6 +1,6 @@
 """The Pythons to test on, and a virtual environment for each with the loop under test in it; the command line calls it.
 
-An environment lies in `.cache/conformance/<version>` and is used again. That of the Python which runs this has the checkout's own modules. For the others
+An environment lies in `.cache/conformance/<version>` and is used again. That of the Python which runs this has the checkout's own modules. For others
 aiouring is built from a copy of the checkout, so that nothing in the checkout is touched, and is built again only when its sources have changed.
 """
 import hashlib
