@@ -186,9 +186,12 @@ cdef class TextCall(StepCall):
         text.used = 0
         count = PyUnicode_GET_LENGTH(decoded)
         text.bytes_per_char = <double>size / count if count else 0.0
+        text.snapshot_flags = state[1]
         if text.telling:
-            text.snapshot_flags = state[1]
             text.snapshot_input = <bytes>state[0] + chunk if state[0] else chunk
+        else:
+            # A flush() allows tell() again. It then refuses, and does not count these characters from where others began.
+            text.snapshot_input = b""
         self.came = size > 0 or count > 0
         return DONE
 

@@ -1,8 +1,9 @@
-"""Copies the checkout's sources, and nothing that was built from them, to another folder; copies again only what changed.
+"""Copies the checkout's sources to another folder, and of what was built from them Cython's C files alone; copies again only what changed.
 
-Called by the Makefile for the address-sanitizer build and by the package's tests, so that a build with other flags or of another
-kind never meets the extension modules of `make build`. What the build left in the destination stays there, so that a second build
-is a short one; a source that is gone from the checkout is removed there too.
+Called by test-asan.sh, tests/conformance and the package's tests, so that a build with other flags, for another Python or of another kind never
+meets the extension modules of `make build`. The C files are the same for all of these, and every file keeps its time stamp, so that Cython decides
+there as it would here. What the build left in the destination stays there, so that a second build is a short one; a source that is gone from the
+checkout is removed there too.
 """
 
 from __future__ import annotations
@@ -21,37 +22,42 @@ BUILT_FOLDERS = {"aiouring/bpf/include", "aiouring/bpf/objects"}
 BUILT_SUFFIXES = {".so", ".o", ".pyc"}
 
 
-def is_built(path: Path) -> bool:
-    """Whether a build made this file; Cython's C file lies beside the .pyx it was made from."""
-    return path.suffix in BUILT_SUFFIXES or (path.suffix == ".c" and path.with_suffix(".pyx").exists())
+def is_from_cython(path: Path) -> bool:
+    """Whether it is a C file that lies beside the .pyx it was made from."""
+    return path.suffix == ".c" and path.with_suffix(".pyx").exists()
 
 
-def sources(folder: Path) -> Iterator[Path]:
-    """Every source below `folder`, relative to it."""
+def files_to_copy(folder: Path) -> Iterator[Path]:
+    """Every source below `folder`, and Cython's C files, relative to it."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in LEFT_OUT_FOLDERS and not name.endswith((".egg-info", "_cache"))]
         folders[:] = [name for name in folders if str(Path(parent, name).relative_to(folder)) not in BUILT_FOLDERS]
         for name in files:
             path = Path(parent, name)
-            if not is_built(path) and path.is_file():
+            if path.suffix not in BUILT_SUFFIXES and path.is_file():
                 yield path.relative_to(folder)
 
 
 def copy_checkout(destination: Path, root: Path = ROOT) -> int:
     """Brings `destination` up to date with the checkout at `root`; gives the number of files that had to be copied."""
-    wanted = set(sources(root))
+    wanted = set(files_to_copy(root))
     copied = 0
     for relative in sorted(wanted):
         source, target = root / relative, destination / relative
         stat = source.stat()
-        if target.exists() and (target.stat().st_mtime_ns, target.stat().st_size) == (stat.st_mtime_ns, stat.st_size):
-            continue
+        if target.exists():
+            there = target.stat()
+            if (there.st_mtime_ns, there.st_size) == (stat.st_mtime_ns, stat.st_size):
+                continue
+            if is_from_cython(source) and there.st_mtime_ns > stat.st_mtime_ns:
+                continue  # a build there has made it anew
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target)
         copied += 1
     if destination.exists():
-        for relative in set(sources(destination)) - wanted:
-            (destination / relative).unlink()
+        for relative in set(files_to_copy(destination)) - wanted:
+            if not (is_from_cython(destination / relative) and relative.with_suffix(".pyx") in wanted):
+                (destination / relative).unlink()
     return copied
 
 

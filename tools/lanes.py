@@ -28,13 +28,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(".cache/results")
 
+# Of a failure's message, in the summary: often it is all that is seen of it.
+MESSAGE_CHARS = 300
+
 # What a skip's reason must begin with: a test is skipped for what the machine lacks and for nothing else.
 SKIP_REASON = re.compile(r"needs (kernel|program|python): \S")
 
 
 @dataclass
 class Counts:
-    """What one lane counted. `skips` holds (test, reason); `failures` the names of failed tests."""
+    """What one lane counted. `skips` holds (test, reason); `failures` the names of failed tests, each with the beginning of its message."""
 
     passed: int = 0
     failed: int = 0
@@ -70,9 +73,11 @@ def read_junit(path: Path) -> Counts:
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         name = f"{case.get('classname', '')}::{case.get('name', '')}"
         skip = case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None:
+        problem = next((found for kind in ("failure", "error") if (found := case.find(kind)) is not None), None)
+        if problem is not None:
             counts.failed += 1
-            counts.failures.append(name)
+            message = " ".join((problem.get("message") or problem.text or "").split())
+            counts.failures.append(f"{name}: {message[:MESSAGE_CHARS]}")
         elif skip is not None:
             counts.skipped += 1
             counts.skips.append((name, skip.get("message", "")))

@@ -1,16 +1,20 @@
 """The Pythons to test on, and a virtual environment for each with the loop under test in it; the command line calls it.
 
-An environment lies in `.cache/conformance/<version>` and is used again. aiouring is built from a copy of the checkout's sources, so that
-nothing in the checkout is touched, and is built again only when those sources have changed.
+An environment lies in `.cache/conformance/<version>` and is used again. That of the Python which runs this has the checkout's own modules. For others
+aiouring is built from a copy of the checkout, so that nothing in the checkout is touched, and is built again only when its sources have changed.
 """
 import hashlib
 import json
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+from tools.copy_checkout import copy_checkout
 
 from .suites import CACHE, ROOT, SuiteError
 
@@ -145,39 +149,41 @@ def _source_files() -> dict[str, Path]:
     return files
 
 
-def _copy_sources(files: dict[str, Path]) -> Path:
-    """Brings the copy that builds run in up to date; files that did not change keep their times, so that they are not compiled again."""
-    copy = CACHE / "source"
-    copy.mkdir(parents=True, exist_ok=True)
-    for name, path in files.items():
-        target = copy / name
-        content = path.read_bytes()
-        if not target.exists() or target.read_bytes() != content:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-    for name in SOURCES:
-        for target in (copy / name).rglob("*"):
-            generated = target.suffix == ".c" and target.with_suffix(".pyx").exists()
-            if target.is_file() and not generated and str(target.relative_to(copy)) not in files:
-                target.unlink()
-    # A module that is gone from the sources would otherwise be installed from an earlier build.
-    for stale in (copy / "build").glob("lib*"):
-        shutil.rmtree(stale)
-    return copy
+def _link_checkout(environment: Environment, link: Path) -> bool:
+    """Lets the environment have the checkout's modules, if they were built for its Python. Not by a line in a .pth file, which would bring the
+    checkout's other packages along: the suites have a `tests` too."""
+    built = sysconfig.get_config_var("EXT_SUFFIX")
+    if environment.python != find_python(sys.executable) or not (ROOT / "aiouring" / f"_ring{built}").exists():
+        return False
+    if link.exists() and not link.is_symlink():
+        _run([environment.executable, "-m", "pip", "uninstall", "--quiet", "--yes", "aiouring"])
+        (Path(environment.executable).parents[1] / "installed-aiouring").unlink(missing_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(ROOT / "aiouring")
+    return True
 
 
 def _install_checkout(environment: Environment) -> None:
     """Builds the checkout for this Python and installs it, unless the same sources are installed already."""
-    files = _source_files()
+    folder = Path(environment.executable).parents[1]
+    link = folder / "lib" / f"python{environment.python.short}" / "site-packages" / "aiouring"
+    if _link_checkout(environment, link):
+        return
+    if link.is_symlink():
+        link.unlink()  # pip would write through it into the checkout
     digest = hashlib.sha256()
-    for name, path in files.items():
+    for name, path in _source_files().items():
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     with open(ROOT / "pyproject.toml", "rb") as file:
         requires: list[str] = tomllib.load(file)["build-system"]["requires"]
     _install(environment, "build-tools", "\n".join(requires), [*requires, "wheel"])
-    mark = Path(environment.executable).parents[1] / "installed-aiouring"
+    mark = folder / "installed-aiouring"
     if not (mark.exists() and mark.read_text() == digest.hexdigest()):
-        copy = _copy_sources(files)
+        copy = CACHE / "source"
+        copy_checkout(copy, ROOT)
+        # A module that is gone from the sources would otherwise be installed from an earlier build.
+        for stale in (copy / "build").glob("lib*"):
+            shutil.rmtree(stale)
         _install(
             environment, "aiouring", digest.hexdigest(),
             ["--no-build-isolation", "--no-deps", "--force-reinstall", str(copy)],

@@ -107,14 +107,20 @@ def summary(run: Run, results: list[Result], verdict: Verdict) -> dict[str, Any]
     }
 
 
+def last_line(detail: str) -> str:
+    """Where a traceback says what happened."""
+    return next((line.strip() for line in reversed(detail.splitlines()) if line.strip()), "")
+
+
 def write_json(path: Path, loop: str, runs: list[dict[str, Any]], duration_s: float) -> None:
     """The whole run, with the sums at the top in the form that tools/lanes.py reads; expected failures count in none of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     failures, skips = [], []
     for run in runs:
         label = f"{run['suite']} {run['python']}"
-        unexpected = {item["test"] for item in run["failures"]} - set(run["expected_failures"])
-        failures += [f"{label} {test}" for test in sorted(unexpected | set(run["passed_though_listed"]))]
+        problems = {item["test"]: last_line(item["detail"]) for item in run["failures"] if item["test"] not in run["expected_failures"]}
+        problems |= dict.fromkeys(run["passed_though_listed"], "passed, though expected to fail")
+        failures += [f"{label} {test}: {problem}" for test, problem in sorted(problems.items())]
         skips += [{"test": f"{label} {item['test']}", "reason": item["reason"]} for item in run["skips"]]
     document = {
         **{key: sum(run[key] for run in runs) for key in ("passed", "failed", "skipped")},

@@ -578,12 +578,36 @@ async def test_truncate_and_flush_let_tell_tell_again(tmp_path: Path) -> None:
         path.write_text("one\ntwo\n")
         with open(path, "r+") as theirs:
             async with aiouring.open(path, "r+") as ours:
-                assert await anext(ours) == next(theirs) == "one\n"
+                assert await ours.read(1) == theirs.read(1) == "o"
+                assert await anext(ours) == next(theirs) == "ne\n"
                 with pytest.raises(OSError, match="disabled"):
                     await ours.tell()
                 getattr(theirs, name)()
                 await getattr(ours, name)()
                 assert await ours.tell() == theirs.tell()
+
+
+async def test_a_place_among_what_an_iteration_has_decoded_is_not_told(tmp_path: Path) -> None:
+    """What that was decoded from is not kept. The built-in tells the chunk's end, or a number from bytes that are not its own."""
+    path = tmp_path / "a"
+    path.write_text("eins\n" * 4000)
+    for begin in (False, True):
+        async with aiouring.open(path, "r+") as file:
+            if begin:
+                assert await file.readline() == "eins\n"
+                await file.seek(0)
+            assert await anext(file) == "eins\n"
+            await file.flush()
+            with pytest.raises(OSError, match="can't reconstruct"):
+                await file.tell()
+            with pytest.raises(OSError, match="can't reconstruct"):
+                await file.seek(0, 1)
+            # From the next chunk on it is known again.
+            await file.read(10_000)
+            place = await file.tell()
+            line = await file.readline()
+            await file.seek(place)
+            assert (line, place) == (await file.readline(), 10_005)
 
 
 async def test_a_place_is_told_whatever_the_last_chunk_was(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_json_counts(tmp_path: Path) -> None:
     report.write_json(path, "aiouring", [report.summary(run, results, verdict)], 1.0)
     document = json.loads(path.read_text())
     assert (document["passed"], document["failed"], document["skipped"], document["expected_failures"]) == (2, 2, 1, 1)
-    assert document["failures"] == ["cpython 3.12.1 f.four", "cpython 3.12.1 f.six"]
+    assert document["failures"] == ["cpython 3.12.1 f.four: SIGSEGV", "cpython 3.12.1 f.six: passed, though expected to fail"]
     assert document["skips"] == [{"test": "cpython 3.12.1 f.three", "reason": "Windows only"}]
     assert report.describe(Counter(result.outcome for result in results)) == "2 passed, 1 flaky, 1 skipped, 1 failed, 1 crashed"
 

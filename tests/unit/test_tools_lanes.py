@@ -83,7 +83,7 @@ def test_a_failed_lane_does_not_hide_the_next(project: Project) -> None:
     done = project.run("units", "after")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "2 passed, 2 failed, 0 skipped"
-    assert "failed test: m::two" in done.stdout
+    assert "failed test: m::two: no\n" in done.stdout
 
 
 def test_failed_tests_under_status_0_fail(project: Project) -> None:
