@@ -122,14 +122,14 @@ def prepare(python: Python, loop: str, requirements: tuple[str, ...]) -> Environ
     return environment
 
 
-def _install(environment: Environment, what: str, fingerprint: str, arguments: list[str]) -> None:
-    """Installs with pip unless the last installation of the same thing had the same fingerprint."""
+def _install(environment: Environment, what: str, fingerprint: str, arguments: list[str], **variables: str) -> None:
+    """Installs with pip, with these environment variables, unless the last installation of the same thing had the same fingerprint."""
     mark = Path(environment.executable).parents[1] / f"installed-{what}"
     if not arguments or (mark.exists() and mark.read_text() == fingerprint):
         return
     print(f"conformance: installing {what} for Python {environment.python.full}", flush=True)
     mark.unlink(missing_ok=True)
-    installed = _run([environment.executable, "-m", "pip", "install", "--quiet", *arguments])
+    installed = _run([environment.executable, "-m", "pip", "install", "--quiet", *arguments], env={**os.environ, **variables})
     if installed.returncode:
         raise SuiteError(f"pip could not install {what} for Python {environment.python.full}:\n{installed.stdout.strip()}")
     mark.write_text(fingerprint)
@@ -187,6 +187,8 @@ def _install_checkout(environment: Environment) -> None:
         _install(
             environment, "aiouring", digest.hexdigest(),
             ["--no-build-isolation", "--no-deps", "--force-reinstall", str(copy)],
+            # Built in two thirds of the time that -O2 takes, with which the Python that runs this has it.
+            AIOURING_CFLAGS=f"{os.environ.get('AIOURING_CFLAGS', '')} -O1",
         )
 
 

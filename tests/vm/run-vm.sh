@@ -73,6 +73,9 @@ share rootfs / always
 share ctl "$run/ctl" none
 share work "$work" auto
 
+# A guest that the host lets wait looks to its kernel like one that hangs. Tests that hang end by their own limits.
+patience="nosoftlockup rcupdate.rcu_cpu_stall_suppress=1"
+
 # In the background: a signal's trap waits for what runs in the foreground, and a guest would outlive who asked for it.
 mkfifo "$run/output"
 cat "$run/output" &
@@ -81,7 +84,7 @@ timeout -k 5 "$limit_s" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu m
     -display none -no-reboot -object "memory-backend-memfd,id=mem,size=${memory_mb}M,share=on" -numa node,memdev=mem \
     -serial "file:$run/console.log" -device virtio-serial-pci -chardev file,id=out,path=/dev/stdout,append=on \
     -device virtserialport,chardev=out,name=out -kernel "$kernel" \
-    -append "console=ttyS0 panic=-1 quiet rootfstype=virtiofs root=rootfs ro init=$here/guest-init.sh mitigations=off tsc=reliable cryptomgr.notests=1 $append" \
+    -append "console=ttyS0 panic=-1 quiet rootfstype=virtiofs root=rootfs ro init=$here/guest-init.sh mitigations=off tsc=reliable cryptomgr.notests=1 $patience $append" \
     "${devices[@]}" </dev/null >"$run/output" &
 guest=$!
 children+=("$guest")
