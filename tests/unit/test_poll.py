@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import aiouring
+from tests.unit.sockets import own_host
 
 
 @pytest.fixture
@@ -293,7 +294,7 @@ def test_remove_lets_the_port_go_before_it_returns(loop: asyncio.AbstractEventLo
     """A poll in flight keeps the open socket alive in the kernel. remove_reader() must end it before the caller closes the socket."""
 
     async def main() -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server((own_host(), 0))
         address = listener.getsockname()
         loop.add_reader(listener, print)
         await turns(3)

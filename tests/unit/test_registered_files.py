@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import aiouring
+from tests.unit.sockets import own_host
 
 TABLE_ENTRIES = 1024
 
@@ -39,7 +40,7 @@ class Echo(asyncio.DatagramProtocol):
 
 
 async def echo_endpoint(**options: Any) -> Echo:
-    options = options or {"local_addr": ("127.0.0.1", 0)}
+    options = options or {"local_addr": (own_host(), 0)}
     return (await asyncio.get_running_loop().create_datagram_endpoint(Echo, **options))[1]
 
 
@@ -53,7 +54,7 @@ async def answers(endpoint: Echo, data: bytes) -> bool:
         client.setblocking(False)
         client.connect(endpoint.address)
         await loop.sock_sendall(client, data)
-        return await asyncio.wait_for(loop.sock_recv(client, 2048), 10) == data
+        return await asyncio.wait_for(loop.sock_recv(client, 2048), 60) == data
 
 
 async def test_requests_go_by_the_table_and_not_by_the_descriptor() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.sockets import deaf_port, own_host
+
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
@@ -90,16 +92,16 @@ def test_tcp_server(loop, rng):
 
 def test_closed_server_frees_its_address_at_once(loop):
     async def main() -> None:
-        port = None
+        port, host = None, own_host()
         for _ in range(50):
-            server = await asyncio.start_server(echo, "127.0.0.1", port or 0)
+            server = await asyncio.start_server(echo, host, port or 0)
             port = server.sockets[0].getsockname()[1]
             server.close()
             # Without SO_REUSEADDR the bind fails as long as anything still listens there.
             with socket.socket() as probe:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             with pytest.raises(ConnectionRefusedError):
-                await asyncio.open_connection("127.0.0.1", port)
+                await asyncio.open_connection(host, port)
             await server.wait_closed()
 
     loop.run_until_complete(main())
@@ -107,16 +109,17 @@ def test_closed_server_frees_its_address_at_once(loop):
 
 def test_several_hosts_and_reuse_port(loop):
     async def main() -> None:
-        first = await asyncio.start_server(echo, ["127.0.0.1", "::1"], 0)
+        host = own_host()
+        first = await asyncio.start_server(echo, [host, "::1"], 0)
         assert len(first.sockets) == 2
         for sock in first.sockets:
             await round_trip(await asyncio.open_connection(*sock.getsockname()[:2]), b"hello")
         port = next(sock.getsockname()[1] for sock in first.sockets if sock.family == socket.AF_INET)
         with pytest.raises(OSError, match="address already in use"):
-            await asyncio.start_server(echo, "127.0.0.1", port)
+            await asyncio.start_server(echo, host, port)
         await close(first)
-        shared = [await asyncio.start_server(echo, "127.0.0.1", port, reuse_port=True) for _ in range(2)]
-        await round_trip(await asyncio.open_connection("127.0.0.1", port), b"hello")
+        shared = [await asyncio.start_server(echo, host, port, reuse_port=True) for _ in range(2)]
+        await round_trip(await asyncio.open_connection(host, port), b"hello")
         for server in shared:
             await close(server)
 
@@ -184,14 +187,12 @@ def test_unix_wrong_arguments(loop, tmp_path):
 
 
 def test_connection_refused(loop):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-
-    async def main() -> None:
+    async def main(port: int) -> None:
         with pytest.raises(ConnectionRefusedError, match="Connect call failed"):
-            await asyncio.open_connection(*address)
+            await asyncio.open_connection("127.0.0.1", port)
 
-    loop.run_until_complete(main())
+    with deaf_port() as port:
+        loop.run_until_complete(main(port))
 
 
 def test_out_of_descriptors_pauses_the_server_and_says_so(loop, monkeypatch):

@@ -281,7 +281,7 @@ def test_an_interrupt_between_the_enter_and_its_completions(loop, pair: Pair, st
 
 
 @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
-def test_a_loop_that_closes_right_after_ends_at_once(descriptors: None, pair: Pair):
+def test_a_loop_that_closes_right_after_ends_at_once(descriptors: None, pair: Pair, caplog: pytest.LogCaptureFixture):
     loop = aiouring.new_event_loop()
 
     async def main() -> Recorder:
@@ -292,9 +292,8 @@ def test_a_loop_that_closes_right_after_ends_at_once(descriptors: None, pair: Pa
         return protocol
 
     protocol = loop.run_until_complete(main())
-    begin = loop.time()
     loop.close()
-    assert loop.time() - begin < 2.0  # a request that never answers would hold it for five seconds
+    assert "did not end within" not in caplog.text  # what it says after five seconds of waiting for a request that never answers
     assert loop.ring_stats()["slots_in_use"] == 0
     assert receive(pair[1], 2) == b"xy"
     del protocol
@@ -320,8 +319,8 @@ def test_a_child_sends_nothing_of_its_parent(loop, pair: Pair):
 
 
 def receive_soon(sock: socket.socket, count: int) -> bytes:
-    """What comes within a few seconds: what never comes shall fail a test and not hang it."""
-    sock.settimeout(10)
+    """What never comes shall fail a test and not hang it."""
+    sock.settimeout(60)
     pieces = b""
     try:
         while len(pieces) < count and (piece := sock.recv(count - len(pieces))):
@@ -436,12 +435,13 @@ def test_who_waits_for_a_send_that_was_queued_in_the_same_turn(loop, pair: Pair,
             protocol.transport.abort()
 
         Hooked.hook = hook
-        loop.call_later(10, loop.stop)
-        begin = loop.time()
+        late: list[bool] = []
+        timer = loop.call_later(30, late.append, True)  # what would end the sleep otherwise
         protocol.transport.write(b"x")
         tls.write(b"y")
         await (protocol.resumed.wait() if what == "limits" else protocol.lost)
-        assert loop.time() - begin < 5
+        assert not late
+        timer.cancel()
         for receiving in waiting:
             receiving.close()
         for each in (protocol, secret, deaf):
@@ -469,7 +469,7 @@ def test_a_child_that_comes_back_to_the_loop_takes_no_completion_of_its_parent(l
         child = os.fork()
         if child:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-            assert await asyncio.wait_for(receiving, 5) == b"x"
+            assert await asyncio.wait_for(receiving, 60) == b"x"
 
     try:
         loop.run_until_complete(main())

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import aiouring
+from tests.unit.sockets import deaf_port
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
@@ -56,12 +57,6 @@ def full(descriptors: None) -> Iterator[tuple[str, int]]:
             sock.close()
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def descriptors_open() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -92,26 +87,26 @@ def test_a_connection(loop: asyncio.AbstractEventLoop, host: str) -> None:
 def test_it_is_a_coroutine_function(loop: asyncio.AbstractEventLoop) -> None:
     assert asyncio.iscoroutinefunction(loop.create_connection)
     assert inspect.signature(type(loop).create_connection) == inspect.signature(asyncio.BaseEventLoop.create_connection)
-    port = free_port()
 
-    async def main() -> None:
+    async def main(port: int) -> None:
         connecting: Any = loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
         assert asyncio.iscoroutine(connecting)
         with pytest.raises(ConnectionRefusedError):
             await loop.create_task(connecting)
 
-    loop.run_until_complete(main())
+    with deaf_port() as port:
+        loop.run_until_complete(main(port))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_refusal_is_worded_as_asyncio_words_it(loop: asyncio.AbstractEventLoop, host: str) -> None:
-    port = free_port()
-    with pytest.raises(ConnectionRefusedError) as ours:
-        loop.run_until_complete(loop.create_connection(asyncio.Protocol, host, port))
-    reference = asyncio.SelectorEventLoop()
-    with pytest.raises(ConnectionRefusedError) as theirs:
-        reference.run_until_complete(reference.create_connection(asyncio.Protocol, host, port))
-    reference.close()
+    with deaf_port(host) as port:
+        with pytest.raises(ConnectionRefusedError) as ours:
+            loop.run_until_complete(loop.create_connection(asyncio.Protocol, host, port))
+        reference = asyncio.SelectorEventLoop()
+        with pytest.raises(ConnectionRefusedError) as theirs:
+            reference.run_until_complete(reference.create_connection(asyncio.Protocol, host, port))
+        reference.close()
     assert (ours.value.errno, str(ours.value)) == (theirs.value.errno, str(theirs.value))
 
 

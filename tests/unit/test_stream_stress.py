@@ -239,4 +239,4 @@ def test_all_bytes_arrive_in_order_whatever_the_programs_do(
         assert after["buffers_free"] == after["buffers_total"]
         assert after["stale_cqes"] == 0
 
-    loop.run_until_complete(asyncio.wait_for(main(), 60))
+    loop.run_until_complete(asyncio.wait_for(main(), 110))

@@ -5,9 +5,11 @@ The runner is started on a suite made for it, on this interpreter, as it starts 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -16,8 +18,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from test import support  # type: ignore[import-not-found]
 
-from tests.conformance import environments, expected, report, runner
+from tests.conformance import environments, expected, report, runner, suites
 
 SUITE = """
     import os, signal, time, unittest
@@ -112,20 +115,29 @@ def make_run(folder: Path, source: str) -> runner.Run:
     return runner.Run("made-up", "asyncio", environments.Environment(python, sys.executable), (str(folder),))
 
 
-def run_all(run: runner.Run, timeout_s: float) -> dict[str, runner.Result]:
-    tests, results = runner.list_tests(run, ("made_up",), 60)
+def list_tests(run: runner.Run, *files: str) -> tuple[dict[str, list[str]], list[runner.Result], float]:
+    """The tests and results that the runner lists, and how long a test may say nothing that is then taken for hanging: much longer than a child needs
+    on this machine, as busy as it is, until it has begun with its tests."""
+    begun_s = time.monotonic()
+    tests, results = runner.list_tests(run, files, 60)
+    return tests, results, max(3.0, 3 * (time.monotonic() - begun_s))
+
+
+def run_all(run: runner.Run) -> dict[str, runner.Result]:
+    tests, results, patience_s = list_tests(run, "made_up")
     found = {result.test: result for result in results}
 
     def note(chunk: runner.Chunk, result: runner.Result) -> None:
         assert result.test not in found, "a test has two results"
         found[result.test] = result
 
-    runner.run_chunks(list(runner.cut(run, tests)), 2, timeout_s, note)
+    runner.run_chunks(list(runner.cut(run, tests)), 2, patience_s, note)
     return found
 
 
+@pytest.mark.timeout(300)
 def test_every_way_to_end(tmp_path: Path) -> None:
-    results = run_all(make_run(tmp_path, SUITE), timeout_s=5)
+    results = run_all(make_run(tmp_path, SUITE))
     outcomes = {name.removeprefix("made_up.Plain."): result.outcome for name, result in results.items() if ".Plain." in name}
     assert outcomes == OUTCOMES
     assert "in test_c_hangs" in results["made_up.Plain.test_c_hangs"].detail
@@ -137,6 +149,54 @@ def test_every_way_to_end(tmp_path: Path) -> None:
     assert results["made_up.SkippedSetUp.test_one"].outcome == "skipped"
 
 
+LIMITS = """
+    import unittest
+
+    class Limits:
+        def test_in_time(self):
+            for elapsed in (0.05, {took}):
+                self.assertLess(elapsed, 0.1)
+
+        @unittest.expectedFailure
+        def test_decorated(self):
+            self.assertLess({took}, 0.1)
+
+        def test_without_a_limit(self):
+            self.assertLess({took}, 1)
+
+    class Plain(Limits, unittest.TestCase):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("slower", "took", "outcomes"),
+    [(1, 0.05, "pfp"), (1, 0.3, "fpp"), (40, 0.3, "pfp"), (40, 3.9, "pff"), (40, 4.1, "fpf")],
+)
+def test_limits_are_longer_on_a_slower_machine_and_still_limits(tmp_path: Path, slower: float, took: float, outcomes: str) -> None:
+    limits = tuple(
+        suites.TimeLimit("made_up", function, f"self.assertLess({what}, {{}})", 0.1)
+        for function, what in (("test_in_time", "elapsed"), ("test_decorated", took), ("test_that_is_gone", "elapsed"))
+    )
+    run = dataclasses.replace(make_run(tmp_path, LIMITS.format(took=took)), slower=slower, time_limits=limits)
+    results = run_all(run)
+    found = {name.removeprefix("made_up.Plain.test_"): result for name, result in results.items()}
+    assert "".join(found[name].outcome[0] for name in ("in_time", "decorated", "without_a_limit")) == outcomes
+    if outcomes[0] == "f":
+        # The line of the traceback is that of the file.
+        line = next(number for number, line in enumerate((tmp_path / "made_up.py").read_text().splitlines(), 1) if "(elapsed, 0.1)" in line)
+        assert f'made_up.py", line {line}, in test_in_time' in found["in_time"].detail
+
+
+def test_the_times_that_cpythons_tests_share_are_longer_too(tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.path.append({str(suites.INSIDE)!r}); from inside import limits; limits.stretch_support(40); from test import support; "
+        "print(support.LOOPBACK_TIMEOUT / 40, support.SHORT_TIMEOUT / 40)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{support.LOOPBACK_TIMEOUT} {support.SHORT_TIMEOUT}\n"
+
+
 def test_crash_while_leaving_the_interpreter(tmp_path: Path) -> None:
     source = """
         import atexit, os, unittest
@@ -145,7 +205,7 @@ def test_crash_while_leaving_the_interpreter(tmp_path: Path) -> None:
             def test_passes(self):
                 atexit.register(os.abort)
     """
-    results = run_all(make_run(tmp_path, source), timeout_s=30)
+    results = run_all(make_run(tmp_path, source))
     assert {name: result.outcome for name, result in results.items()} == {
         "made_up.Plain.test_passes": "passed",
         "made_up.(exit of the interpreter)": "crashed",
@@ -153,11 +213,12 @@ def test_crash_while_leaving_the_interpreter(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_imported(tmp_path: Path) -> None:
-    results = run_all(make_run(tmp_path, "import no_such_module"), timeout_s=30)
+    results = run_all(make_run(tmp_path, "import no_such_module"))
     assert [(result.test, result.outcome) for result in results.values()] == [("made_up", "failed")]
     assert "no_such_module" in results["made_up"].detail
 
 
+@pytest.mark.timeout(300)
 def test_every_way_to_end_of_a_pytest_suite(tmp_path: Path) -> None:
     """aiofiles' tests are pytest's; its runs of any loop go through the same worker."""
     (tmp_path / "made_up.py").write_text(
@@ -198,11 +259,11 @@ def test_every_way_to_end_of_a_pytest_suite(tmp_path: Path) -> None:
     (tmp_path / "broken_file.py").write_text("import no_such_module")
     python = environments.Python(sys.executable, sys.version_info[:3])
     run = runner.Run("aiofiles", "asyncio", environments.Environment(python, sys.executable), (str(tmp_path),))
-    tests, listed = runner.list_tests(run, ("made_up", "broken_file"), 60)
+    tests, listed, patience_s = list_tests(run, "made_up", "broken_file")
     assert [(result.test, result.outcome) for result in listed] == [("broken_file", "failed")]
     assert "no_such_module" in listed[0].detail
     found: dict[str, runner.Result] = {}
-    runner.run_chunks(list(runner.cut(run, tests)), 1, 5, lambda chunk, result: found.update({result.test: result}))
+    runner.run_chunks(list(runner.cut(run, tests)), 1, patience_s, lambda chunk, result: found.update({result.test: result}))
     assert {name.removeprefix("made_up."): result.outcome for name, result in found.items()} == {
         "test_a_passes_on_its_loop[-1-rb]": "passed",
         "test_a_passes_on_its_loop[-1-rb+]": "passed",

@@ -161,5 +161,5 @@ def _as_stream(sock: socket.socket) -> socket.socket:
 
 
 def run(loop: Loop, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a test's coroutine; what never comes fails it instead of hanging it."""
-    return loop.run_until_complete(asyncio.wait_for(coroutine, 30))
+    """Run a test's coroutine; what never comes fails it instead of hanging it, a little before the run's own time-out would."""
+    return loop.run_until_complete(asyncio.wait_for(coroutine, 110))

@@ -68,8 +68,8 @@ def conformance_command() -> str:
     prepared = subprocess.run([sys.executable, *CONFORMANCE, "--prepare"], cwd=ROOT)
     if prepared.returncode != 0:
         raise SystemExit("test-vm: the environment of the conformance tests cannot be made")
-    # A test's own waits are meant for this machine's speed, and so is its time-out.
-    command = [sys.executable, *CONFORMANCE, "--jobs", "1", "--timeout", "400", f"--json={RESULTS}/test-vm.json"]
+    # A test's own waits and limits are meant for this machine's speed, and so is its time-out.
+    command = [sys.executable, *CONFORMANCE, "--jobs", "1", "--timeout", "400", "--slower", "40", f"--json={RESULTS}/test-vm.json"]
     return f"(set -o pipefail; PYTHONUNBUFFERED=1 {shlex.join(command)} 2>&1 | sed --unbuffered 's/^/conformance: /')"
 
 

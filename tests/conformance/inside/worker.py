@@ -14,12 +14,12 @@ import sys
 import time
 import traceback
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import aim_cpython, aim_uvloop
+from . import aim_cpython, aim_uvloop, limits
 from .loops import factory_of
 
 ErrorInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -115,8 +115,8 @@ class Reporter(unittest.TestResult):
             self._note_error(subtest, err)
 
 
-def load(suite: str, file: str, loop_name: str) -> list[unittest.TestCase]:
-    """Imports one test file, aims it at the loop, and returns its tests."""
+def load(suite: str, file: str, loop_name: str, longer: Iterable[tuple[str, str, str]] = ()) -> list[unittest.TestCase]:
+    """Imports one test file, aims it at the loop, makes limits on elapsed time longer, and returns its tests."""
     if suite == "cpython":
         package = aim_cpython.PACKAGE
         module = importlib.import_module(f"{package}.{file}")
@@ -127,6 +127,7 @@ def load(suite: str, file: str, loop_name: str) -> list[unittest.TestCase]:
         aim_uvloop.after_import(module)
     else:
         module = importlib.import_module(file)
+    limits.stretch(module, longer)
     return list(_flatten(unittest.defaultTestLoader.loadTestsFromModule(module)))
 
 
@@ -193,11 +194,13 @@ def main() -> None:
         aim_aiofiles.run(pipe.send, loop_name, log, Path(request["path"][0]), files, wanted)
         pipe.send("done")
         return
+    if suite == "cpython":
+        limits.stretch_support(request["slower"])
     reporter = Reporter(pipe, prepare(suite, loop_name), log)
     if request["action"] == "list":
         for name in request["files"]:
             _list(pipe, reporter, suite, name, loop_name)
     else:
-        tests = {reporter.identify(test): test for test in load(suite, request["file"], loop_name)}
+        tests = {reporter.identify(test): test for test in load(suite, request["file"], loop_name, request["longer"])}
         unittest.TestSuite(tests[name] for name in request["tests"]).run(reporter)
     pipe.send("done")
