@@ -14,8 +14,8 @@ as any other, and the exception comes out of the loop's next turn: so nobody has
 
 in_thread() is the same as an awaitable that ends when the thread is through, also if it was cancelled. (asyncio.shield() wakes by Python code.)
 
-Executors that are no ThreadPoolExecutor get their calls the way of asyncio. One that the user has set (set_default_executor()) submits by its own
-code, in which the locks are what they are.
+Executors that are no ThreadPoolExecutor, or have a submit() of their own, get their calls the way of asyncio. One that the user has set
+(set_default_executor()) submits by its own code, in which the locks are what they are.
 
 Who owns what: the pool's queue, and then the thread, holds a ThreadCall, which holds its function until it has run. Both it and the loop's future
 hold the Receiver.
@@ -318,6 +318,6 @@ class ThreadMixin:
             executor = self._default_executor
             if executor is None:
                 executor = self._default_executor = ThreadPool()
-        if not isinstance(executor, ThreadPoolExecutor):
+        if getattr(type(executor), "submit", None) is not ThreadPoolExecutor.submit:
             return futures.wrap_future(executor.submit(func, *args), loop=self)
         return submit(loop, executor, new_call(loop, func, args))

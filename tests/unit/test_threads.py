@@ -55,6 +55,13 @@ async def test_executors_of_the_users() -> None:
     given: Any = await loop.run_in_executor(Here(), divmod, 7, 2)
     assert given == (divmod, (7, 2))
 
+    class Doubling(concurrent.futures.ThreadPoolExecutor):
+        def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+            return super().submit(lambda: 2 * function(*args, **kwargs))
+
+    with Doubling(1) as doubling:
+        assert await loop.run_in_executor(doubling, pow, 2, 4) == 32
+
 
 async def test_a_broken_pool_says_so() -> None:
     loop = asyncio.get_running_loop()
