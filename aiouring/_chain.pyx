@@ -51,7 +51,6 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *value)
 
 cdef object get_running_loop = asyncio.get_running_loop
-cdef double TIMEOUT_MAX_S = 1e9
 cdef double CANCEL_AGAIN_S = 0.005
 cdef double BUSY_AGAIN_S = 0.001
 
@@ -515,6 +514,7 @@ cdef class ChainRun(ChainLinks):
         try:
             self.conclude()
         except BaseException as exc:
+            self.note_ends()                # which it may not have come to: what was opened is to be closed, and what was written is news to a file
             self.fail(exc)
             if isinstance(exc, (SystemExit, KeyboardInterrupt)):
                 raise
@@ -683,14 +683,15 @@ cdef class ChainRun(ChainLinks):
             self.engine = None
 
     cdef void release(self) noexcept:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        if self.stopper is not None:
-            self.stopper.cancel()
-            self.stopper = None
+        timer, self.timer = self.timer, None
+        stopper, self.stopper = self.stopper, None
         ChainLinks.release(self)
         self.give_slot_back()
+        # Last, because in debug mode this is Python code, where a signal's handler may raise.
+        if timer is not None:
+            timer.cancel()
+        if stopper is not None:
+            stopper.cancel()
 
     def __dealloc__(self):
         if self.state == FINISHED and not self.awaited:

@@ -37,10 +37,12 @@ cdef struct chain_link:
     int64_t offset
     int flags
     uint32_t mode
-    Py_buffer view
-    bint has_view
+    char *buffer                # of the user's, NULL: none
     void *memory                # a statx, or a timespec
     void *face                  # the Link, while the user has it
+
+
+cdef double TIMEOUT_MAX_S
 
 
 # What the user has of a link.
@@ -62,6 +64,7 @@ cdef class ChainLinks(Operation):
     cdef chain_link *links
     cdef uint32_t count, room
     cdef list files             # ChainFiles
+    cdef list buffers           # LentBuffers, in the order of the links that have one
     # By the link's number; None: no link has any.
     cdef dict names             # what errors call its file
     cdef dict paths             # what its request points to

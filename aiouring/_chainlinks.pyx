@@ -10,7 +10,7 @@ holding it, so that both go without the garbage collector.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from cpython.object cimport PyObject
@@ -24,6 +24,7 @@ from aiouring._chainfile cimport ChainFile, SocketHold, put_files, take_files_ou
 from aiouring._fileop cimport REQUEST_BYTES_MAX, DescriptorView
 from aiouring._fsop cimport encode_path, plain_path, stat_result
 from aiouring._fsprep cimport prep_statx
+from aiouring._lent cimport LentBuffer, lend
 from aiouring._operation cimport Operation
 from aiouring._prep cimport (
     prep_close,
@@ -65,7 +66,7 @@ cdef enum:
     KERNEL_STATX_BASIC_STATS = 0x7FF
 
 cdef int64_t OFFSET_MAX = 0x7FFFFFFFFFFFFFFF
-cdef double TIMEOUT_MAX_S = 1e9
+TIMEOUT_MAX_S = 1e9
 cdef tuple KIND_NAMES = ("open", "read", "write", "send", "recv", "fsync", "close", "statx", "timeout", "bpf")
 cdef object socket_socket = socket.socket
 
@@ -196,6 +197,9 @@ cdef class ChainLinks(Operation):
         cdef chain_link *link
         self.count -= 1
         drop_memory(&self.links[self.count])
+        if self.links[self.count].buffer != NULL:
+            self.links[self.count].buffer = NULL
+            self.buffers.pop()
         for notes in (self.names, self.paths, self.operations):
             if notes is not None:
                 (<dict>notes).pop(self.count, None)
@@ -316,15 +320,17 @@ cdef class ChainLinks(Operation):
         return 0
 
     cdef int set_buffer(self, chain_link *link, object buffer, object length, int flags) except -1:
-        cdef int64_t wanted
-        PyObject_GetBuffer(buffer, &link.view, flags)
-        link.has_view = True
-        if link.view.len > REQUEST_BYTES_MAX:
-            raise ValueError(f"one request moves up to {REQUEST_BYTES_MAX:,} bytes, and this buffer has {link.view.len:,}")
-        link.limit = <uint32_t>link.view.len
-        wanted = link.view.len
+        cdef LentBuffer lent = lend(buffer, flags)
+        cdef int64_t wanted = lent.view.len
+        if wanted > REQUEST_BYTES_MAX:
+            raise ValueError(f"one request moves up to {REQUEST_BYTES_MAX:,} bytes, and this buffer has {wanted:,}")
+        if self.buffers is None:
+            self.buffers = []
+        self.buffers.append(lent)
+        link.buffer = <char *>lent.view.buf
+        link.limit = <uint32_t>lent.view.len
         if length is not None:
-            self.set_number(length, "length", &wanted, &link.length_from, &link.length_add, link.view.len)
+            self.set_number(length, "length", &wanted, &link.length_from, &link.length_add, lent.view.len)
         link.wanted = <uint32_t>wanted
         return 0
 
@@ -526,7 +532,7 @@ cdef class ChainLinks(Operation):
                 break
             data = item[0]
             size = <uint32_t>min(<Py_ssize_t>len(data), <Py_ssize_t>(most - link.base))
-            memcpy(<char *>link.view.buf + link.base, PyBytes_AS_STRING(data), size)
+            memcpy(link.buffer + link.base, PyBytes_AS_STRING(data), size)
             link.base += size
             if hold.taken is None:
                 hold.taken = []
@@ -573,7 +579,7 @@ cdef class ChainLinks(Operation):
         cdef chain_link *link = &self.links[at]
         cdef ChainFile file = self.files[link.file] if link.file >= 0 else None
         cdef int folder = AT_FDCWD
-        cdef char *memory = <char *>link.view.buf
+        cdef char *memory = link.buffer
         if link.folder >= 0:
             folder = (<ChainFile>self.files[link.folder]).fd
         if link.kind == LINK_OPEN:
@@ -646,6 +652,7 @@ cdef class ChainLinks(Operation):
         if link.result < 0:
             return not (link.kind == LINK_TIMER and link.result == -ETIME)
         return self.is_short(at)
+
     cdef object value_of(self, uint32_t at):
         cdef chain_link *link = &self.links[at]
         if link.kind in (LINK_READ, LINK_WRITE, LINK_SEND, LINK_RECV):
@@ -674,6 +681,8 @@ cdef class ChainLinks(Operation):
         """What the completions say of files."""
         cdef ChainFile file
         cdef uint32_t at
+        if not self.files:
+            return 0                        # they were given back
         for at in range(self.count):
             if self.links[at].file < 0 or not self.links[at].over or self.links[at].result < 0:
                 continue
@@ -701,6 +710,7 @@ cdef class ChainLinks(Operation):
         self.give_files_back()
         for at in range(self.count):
             drop_memory(&self.links[at])
+        self.buffers = None
         if self.operations is not None:
             for request in self.operations.values():
                 if not (<BpfRequest>request).orphaned:          # else the thread that runs it does that
@@ -717,8 +727,5 @@ cdef class ChainLinks(Operation):
 
 
 cdef void drop_memory(chain_link *link) noexcept:
-    if link.has_view:
-        link.has_view = False
-        PyBuffer_Release(&link.view)
     PyMem_RawFree(link.memory)
     link.memory = NULL

@@ -16,13 +16,14 @@ executor does. A thread cannot be stopped: such a call ends when the thread is t
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINVAL, EIO, ENXIO, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.unistd cimport close as posix_close
 
+from aiouring._lent cimport LentBuffer, lend
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport TAG_RETURNS_FD
 from aiouring._operation cimport Operation, Spares, note_spare, spare_operation
@@ -210,6 +211,7 @@ cdef class FileOperation(Operation):
         return 0 if self.future is not None else Operation.stop(self)
 
 
+@cython.no_gc_clear                         # its destructor needs the view
 cdef class RegionOperation(FileOperation):
     """Moves bytes between one piece of memory and the file."""
     cdef char *memory
@@ -354,9 +356,9 @@ cdef class WriteAt(RegionOperation):
 cdef class VectorOperation(FileOperation):
     """Moves bytes between several buffers and the file."""
     cdef object buffers
-    cdef Py_buffer *views
+    cdef list lent                  # LentBuffers
     cdef iovec *vectors
-    cdef Py_ssize_t count, view_count, next_vector, total
+    cdef Py_ssize_t count, next_vector, total
     cdef int64_t offset             # of the next byte
     cdef bint reading
 
@@ -365,18 +367,20 @@ cdef class VectorOperation(FileOperation):
 
     cdef int begin(self) except -1:
         cdef list buffers = list(self.buffers)
+        cdef LentBuffer lent
+        cdef Py_ssize_t index
         if self.offset < 0:
             raise self.file.error(EINVAL)
         self.count = len(buffers)
-        self.views = <Py_buffer *>PyMem_RawCalloc(max(self.count, 1), sizeof(Py_buffer))
         self.vectors = <iovec *>PyMem_RawMalloc(max(self.count, 1) * sizeof(iovec))
-        if self.views == NULL or self.vectors == NULL:
+        if self.vectors == NULL:
             raise MemoryError(f"no memory for a list of {self.count} buffers")
-        for buffer in buffers:
-            PyObject_GetBuffer(buffer, &self.views[self.view_count], PyBUF_WRITABLE if self.reading else PyBUF_SIMPLE)
-            self.vectors[self.view_count].iov_base = self.views[self.view_count].buf
-            self.vectors[self.view_count].iov_len = <size_t>self.views[self.view_count].len
-            self.view_count += 1
+        self.lent = []
+        for index in range(self.count):
+            lent = lend(buffers[index], PyBUF_WRITABLE if self.reading else PyBUF_SIMPLE)
+            self.lent.append(lent)
+            self.vectors[index].iov_base = lent.view.buf
+            self.vectors[index].iov_len = <size_t>lent.view.len
         self.skip_empty()
         return self.submit()
 
@@ -423,17 +427,13 @@ cdef class VectorOperation(FileOperation):
         return self.again()
 
     cdef void release(self) noexcept:
-        while self.view_count:
-            self.view_count -= 1
-            PyBuffer_Release(&self.views[self.view_count])
-        PyMem_RawFree(self.views)
         PyMem_RawFree(self.vectors)
-        self.views = NULL
         self.vectors = NULL
+        self.lent = None
         self.buffers = None
 
     def __dealloc__(self):
-        self.release()
+        PyMem_RawFree(self.vectors)
 
 
 cdef VectorOperation vectored(Descriptor file, object buffers, int64_t offset, bint reading):
@@ -450,11 +450,10 @@ cdef VectorOperation vectored(Descriptor file, object buffers, int64_t offset, b
 cdef class RangeOperation(FileOperation):
     """fallocate() and posix_fadvise()."""
     cdef int opcode, argument
-    cdef str function
     cdef int64_t offset, length
 
     cdef str name(self):
-        return "File." + self.function
+        return "File.advise" if self.opcode == IORING_OP_FADVISE else "File.allocate"      # also while the object is being freed
 
     cdef int begin(self) except -1:
         if self.opcode == IORING_OP_FADVISE and self.length > 0xFFFFFFFF:
@@ -478,7 +477,7 @@ cdef class RangeOperation(FileOperation):
         return self.finish(None)
 
 
-cdef RangeOperation range_call(Descriptor file, int opcode, str function, int64_t offset, int64_t length, int argument):
+cdef RangeOperation range_call(Descriptor file, int opcode, int64_t offset, int64_t length, int argument):
     cdef RangeOperation operation
     if offset < 0 or length < 0:
         raise file.error(EINVAL)
@@ -486,7 +485,6 @@ cdef RangeOperation range_call(Descriptor file, int opcode, str function, int64_
     operation.loop = file.loop
     operation.file = file
     operation.opcode = opcode
-    operation.function = function
     operation.offset = offset
     operation.length = length
     operation.argument = argument
@@ -548,14 +546,14 @@ cdef class DescriptorView:
 
     def advise(self, int64_t offset=0, int64_t length=0, int advice=POSIX_FADV_NORMAL):
         """posix_fadvise(): what will be read. `length` 0: to the end of the file. `advice` is one of os.POSIX_FADV_*."""
-        return range_call(self.descriptor, IORING_OP_FADVISE, "advise", offset, length, advice)
+        return range_call(self.descriptor, IORING_OP_FADVISE, offset, length, advice)
 
     def allocate(self, int64_t offset, int64_t length, int mode=0):
         """fallocate(): disk space for `length` bytes from `offset` on; the file grows to hold them. `mode` has the bits of fallocate(2).
 
         OSError with ENOSPC where there is no room, with EOPNOTSUPP where the file system cannot.
         """
-        return range_call(self.descriptor, IORING_OP_FALLOCATE, "allocate", offset, length, mode)
+        return range_call(self.descriptor, IORING_OP_FALLOCATE, offset, length, mode)
 
 
 # -- the beginning and the end ------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ in their buffers after the same calls. A step that has to wait returns MUST_WAIT
 Who owns what: a call holds what it collects, and a caller's buffer (locked against resizing), until its last CQE.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
@@ -30,6 +31,7 @@ cdef enum:
     STREAM_BYTES = 8192             # what read() asks a stream for at first
 
 
+@cython.no_gc_clear                         # its destructor needs the view
 cdef class StepCall(FileCall):
     """A call that reads, writes or closes."""
 

@@ -40,9 +40,11 @@ cdef class Handle:
         """Do not run the callback. Nothing happens if it ran already."""
         if not self._cancelled:
             self._cancelled = True
-            if self._loop.get_debug():
-                self._repr = repr(self)     # while the callback is still known
-            self.clear()
+            try:
+                if self._loop.get_debug():
+                    self._repr = repr(self)     # while the callback is still known
+            finally:
+                self.clear()
 
     cdef clear(self):
         self._callback = None

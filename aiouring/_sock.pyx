@@ -250,6 +250,7 @@ cdef class Recv(ReceiveOperation):
         Py_CLEAR(self.data)
 
 
+@cython.no_gc_clear                         # its destructor needs the view
 cdef class BufferReceive(ReceiveOperation):
     """Receives into the caller's buffer."""
     cdef object target
@@ -423,6 +424,7 @@ cdef class RecvFromInto(MessageReceive):
 
 # -- sending ----------------------------------------------------------------------------------------------------------------------------
 
+@cython.no_gc_clear                         # its destructor needs the view
 cdef class SendOperation(SocketOperation):
     cdef object data
     cdef Py_buffer view

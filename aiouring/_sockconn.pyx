@@ -12,6 +12,7 @@ from libc.stdint cimport int32_t, uint32_t
 from posix.unistd cimport close as posix_close
 
 from aiouring._address cimport AF_UNIX, from_sockaddr, knows_family, sockaddr_storage, socklen_t, to_sockaddr
+from aiouring._awaitable cimport NEW, OVER, warn_never_awaited
 from aiouring._loop cimport LoopCore
 from aiouring._op cimport TAG_RETURNS_FD
 from aiouring._operation cimport Operation
@@ -153,6 +154,11 @@ cdef class PollOperation(SocketOperation):
     cdef bint poll_first
     cdef object function
     cdef tuple args
+
+    def __dealloc__(self):
+        if self.state == NEW:
+            self.state = OVER           # the base class's would ask for the name, which is gone by then
+            warn_never_awaited(self.name())
 
     cdef str name(self):
         return "Loop." + self.caller

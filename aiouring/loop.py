@@ -18,6 +18,7 @@ from aiouring._loop import LoopCore
 from aiouring._pipe import PipeMixin
 from aiouring._poll import PollMixin
 from aiouring._sock import SockMixin
+from aiouring._threads import ThreadMixin
 from aiouring.network import NetworkMixin
 from aiouring.process import ProcessMixin
 from aiouring.sendfile import SendfileMixin
@@ -37,6 +38,7 @@ class Loop(
     SignalMixin,
     PollMixin,
     PipeMixin,
+    ThreadMixin,
     LoopCore,
     asyncio.BaseEventLoop,
 ):
@@ -44,6 +46,9 @@ class Loop(
 
     Raises RingUnavailable when the kernel refuses the ring. Kernel floor: Linux 6.1. The loop may be made in one thread and run in
     another. Close it in the thread that ran it, so that every request ends before its memory is freed.
+
+    A loop that is dropped without close() while something is in flight stays, with what that has: the kernel may still write to the memory, and
+    nobody is left who would wait for the last completion. (One with nothing in flight is collected, and closed with a ResourceWarning.)
 
     busy_poll: seconds, at most 1, for which a loop that has nothing to do looks for completions before it sleeps (0.00005 is a good start).
     It saves the wake-up, which is most of the latency of a short answer, and costs that much of a core each time that nothing comes.

@@ -165,6 +165,62 @@ async def test_cancelled_in_the_turn_in_which_it_is_queued(mode: Mode) -> None:
             assert await asyncio.get_running_loop().sock_recv(left, 10) == b"abc"
 
 
+def test_an_interrupt_while_its_end_is_told(tmp_path: Path) -> None:
+    """In debug mode that is Python code: here it gives up a timer. What the chain has opened is closed all the same."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    left, right = pair()
+    buffer = bytearray(1)
+    loop = aiouring.new_event_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 60
+    tasks: list[asyncio.Task[Any]] = []
+
+    def interrupt(frame: Any, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code.co_name == "_format_callback_source":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    async def main() -> None:
+        chain = aiouring.Chain()
+        chain.open(path, os.O_WRONLY)
+        chain.recv(left, buffer)
+        tasks.append(asyncio.ensure_future(wait_for_end(chain)))
+        await settle()
+        tasks[0].cancel()
+        sys.setprofile(interrupt)
+        await asyncio.wait(tasks)
+
+    with left, right:
+        task = loop.create_task(main())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(task)
+        loop.run_until_complete(asyncio.wait_for(task, 20))
+        assert tasks[0].cancelled()
+        assert os.read(reader, 1) == b""  # nobody has it open for writing
+        assert free(buffer)
+        assert loop.ring_stats()["registered_files"] == 0
+        loop.close()
+    os.close(reader)
+
+
+async def test_cancelled_before_its_task_began() -> None:
+    """The chain cannot hear of it, and may be awaited by another task. What is released with the cancelled one is what that alone had."""
+    buffer = bytearray(1)
+    chain = aiouring.Chain()
+    chain.read(0, buffer)
+    task = asyncio.ensure_future(wait_for_end(chain))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not free(buffer)
+    with pytest.raises(ZeroDivisionError):
+        async with chain:
+            raise ZeroDivisionError
+    assert free(buffer)  # which is how to give it up
+
+
 async def test_hard_links_are_cancelled_one_after_another(mode: Mode) -> None:
     """Each goes on when the one before it is cancelled: all of them have to be."""
     left, right = pair()

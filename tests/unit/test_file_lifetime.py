@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 import threading
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,79 @@ async def test_a_positional_call_that_is_cancelled_holds_its_buffer_until_the_en
                 await waiting
             buffer.clear()  # BufferError if it were still locked
     assert asyncio.get_running_loop().ring_stats()["slots_in_use"] == 1
+
+
+class Buffer(bytearray):
+    """With attributes, and weak references."""
+
+    request: Any
+
+
+@pytest.mark.parametrize("kind", ["preadv", "pwritev", "pread_into", "pwrite", "readinto", "recv_into", "sendall", "chain", "link"])
+def test_a_buffer_that_knows_its_request_is_collected_with_it(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The loop was closed with the request in flight. A view that is in the collector's way is one that nobody gives back."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    loop = aiouring.new_event_loop()
+    others: list[Any] = []
+
+    async def begin(buffer: Buffer) -> None:
+        if kind in ("chain", "link"):
+            chain = aiouring.Chain()  # never submitted
+            link = chain.read(0, buffer)
+            buffer.request = chain if kind == "chain" else link
+            return
+        call: Any
+        if kind in ("recv_into", "sendall"):
+            ours, other = socket.socketpair()
+            ours.setblocking(False)
+            others.append(other)
+            if kind == "sendall":
+                with pytest.raises(BlockingIOError):
+                    while True:
+                        ours.send(bytes(10_000))
+            running = asyncio.get_running_loop()
+            call = running.sock_recv_into(ours, buffer) if kind == "recv_into" else running.sock_sendall(ours, buffer)
+        elif kind == "readinto":
+            end, other_end = os.pipe()
+            others.append(open(other_end, "wb"))  # noqa: SIM115
+            call = (await aiouring.open(end, "rb", 0)).readinto(buffer)
+        else:
+            file: Any = await aiouring.open(path, "r+b", 0)
+            call = getattr(file, kind)([buffer] if kind.endswith("v") else buffer, 0)
+        buffer.request = call
+        call.send(None)  # what comes of it, no turn will tell
+
+    buffer = Buffer(100)
+    known = weakref.ref(buffer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loop.run_until_complete(begin(buffer))
+        loop.close()
+        del buffer, loop, begin
+        gc.collect()
+        gc.collect()
+    assert known() is None
+    assert "exported buffers" not in capfd.readouterr().err
+    for other in others:
+        other.close()
+
+
+@pytest.mark.parametrize("kind", ["advise", "allocate", "pread", "preadv", "pwritev"])
+async def test_a_call_that_nobody_awaits_warns(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    async with aiouring.open(path, "r+b", 0) as file:
+        arguments: dict[str, Any] = {"pread": (1, 0), "preadv": ([], 0), "pwritev": ([], 0), "allocate": (0, 1)}
+        with pytest.warns(RuntimeWarning, match=rf"coroutine 'File\.{kind}' was never awaited"):
+            getattr(file, kind)(*arguments.get(kind, ()))
+
+
+async def test_a_call_on_a_socket_of_a_rare_kind_that_nobody_awaits_warns() -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as sock:
+        sock.setblocking(False)
+        with pytest.warns(RuntimeWarning, match=r"coroutine 'Loop\.sock_recvfrom' was never awaited"):
+            asyncio.get_running_loop().sock_recvfrom(sock, 10)  # type: ignore[unused-coroutine]
 
 
 async def test_a_descriptor_is_not_reused_under_a_call(tmp_path: Path) -> None:
