@@ -387,14 +387,13 @@ SIGNALLED = """if True:
     begun, go, armed = threading.Event(), threading.Event(), False
 
     class Pool(ThreadPoolExecutor):
-        def submit(self, function, *arguments):
-            future = super().submit(function, *arguments)
+        def _adjust_thread_count(self):         # what submit() does last
+            super()._adjust_thread_count()
             if armed:
                 if sys.argv[2] == "running":
-                    while not running() and not future.done():
+                    while not running() and not self._idle_semaphore._value:      # it runs, or has run
                         pass
                 signal.raise_signal(signal.SIGINT)
-            return future
 
     def running():
         # Threads of the pool that are in native code are those whose frame is the pool's.
