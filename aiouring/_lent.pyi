@@ -1,0 +1,3 @@
+"""What Python sees of buffers that are lent to requests."""
+
+class LentBuffer: ...
