@@ -40,11 +40,9 @@ cdef class Handle:
         """Do not run the callback. Nothing happens if it ran already."""
         if not self._cancelled:
             self._cancelled = True
-            try:
-                if self._loop.get_debug():
-                    self._repr = repr(self)     # while the callback is still known
-            finally:
-                self.clear()
+            if self._loop.get_debug():
+                self._repr = repr(self)     # while the callback is still known
+            self.clear()
 
     cdef clear(self):
         self._callback = None

@@ -86,44 +86,6 @@ cdef bint wait_for_end(int end_fd) except -1:
     return rc > 0
 
 
-# What follows is what debug mode adds to a call that is queued. It is Python code, where a signal's handler may raise (KeyboardInterrupt). Whoever
-# queues a call counts on it, often where he has put away already what it is for: so the call is queued all the same, and the exception raised after
-# that: out of the next turn, if it is this thread that runs the loop.
-
-cdef int note_source(LoopCore loop, Handle handle) except -1:
-    """Note where a call was asked for. It is queued by now."""
-    try:
-        handle._source_traceback = format_helpers.extract_stack(sys._getframe())
-    except BaseException as exc:
-        return raise_later(loop, exc)
-    return 0
-
-
-cdef int check_call(LoopCore loop, object callback, str method, bint in_thread) except -1:
-    """asyncio's checks of a call that is not queued yet."""
-    try:
-        if in_thread:
-            loop._check_thread()
-        loop._check_callback(callback, method)
-    except (RuntimeError, TypeError):
-        raise
-    except BaseException as exc:
-        return raise_later(loop, exc)
-    return 0
-
-
-cdef int raise_later(LoopCore loop, object error) except -1:
-    if loop.ops.issuer == PyThread_get_thread_ident() and not loop._closed:
-        loop.ready.append(new_handle(loop, _raise, (error,), None))
-        return 0
-    loop.wake()
-    raise error
-
-
-def _raise(error):
-    raise error
-
-
 cdef class Flushable:
     cdef int flush(self) except -1:
         raise NotImplementedError
@@ -180,16 +142,18 @@ cdef class LoopCore:
         cdef Handle handle
         self.check_open()
         handle = new_handle(self, callback, args, context)
-        self.ready.append(handle)
         if self._debug:
-            note_source(self, handle)
+            handle._source_traceback = format_helpers.extract_stack(sys._getframe())
+            self.check_open()           # again: that is Python code, during which another thread may have closed the loop
+        self.ready.append(handle)
         return handle
 
     def call_soon(self, callback, *args, context=None):
         """Run `callback(*args)` in the next turn, in order of the calls. Returns a handle with cancel()."""
         if self._debug:
             self.check_open()
-            check_call(self, callback, "call_soon", True)
+            self._check_thread()
+            self._check_callback(callback, "call_soon")
         return self.add_ready(callback, args, context)
 
     def call_soon_threadsafe(self, callback, *args, context=None):
@@ -197,7 +161,7 @@ cdef class LoopCore:
         cdef Handle handle
         if self._debug:
             self.check_open()
-            check_call(self, callback, "call_soon_threadsafe", False)
+            self._check_callback(callback, "call_soon_threadsafe")
         handle = self.add_ready(callback, args, context)
         self.wake()
         return handle
@@ -218,12 +182,12 @@ cdef class LoopCore:
         cdef TimerHandle handle
         self.check_open()
         if self._debug:
-            check_call(self, callback, method, True)
-            self.check_open()           # again: that is Python code, during which another thread may have closed the loop
+            self._check_thread()
+            self._check_callback(callback, method)
         handle = new_timer_handle(self, callback, args, context, when)
-        self.timers.push(handle)
         if self._debug:
-            note_source(self, handle)
+            handle._source_traceback = format_helpers.extract_stack(sys._getframe())
+        self.timers.push(handle)
         return handle
 
     def _timer_handle_cancelled(self, handle):

@@ -1,6 +1,6 @@
 """Blocking calls in the loop's executor: what the kernel has no opcode for, and what the running kernel lacks.
 
-Called by `fs` and the rooms beside it. Works on every loop: on ours by `_threads`, on others by asyncio only.
+Called by `fs` and the rooms beside it. Calls asyncio only, so it works on every loop.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ import os
 import threading
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
-
-from aiouring._loop import LoopCore
-from aiouring._threads import in_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,10 +51,7 @@ async def stoppable(function: Callable[Concatenate[threading.Event, P], T], /, *
 
 
 async def _run(call: Callable[[], T], drop: Callable[[T], None] | None) -> T:
-    loop = asyncio.get_running_loop()
-    if isinstance(loop, LoopCore):
-        return await in_thread(loop, call, drop)
-    future: asyncio.Future[T] = loop.run_in_executor(None, call)
+    future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(None, call)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

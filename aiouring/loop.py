@@ -18,7 +18,6 @@ from aiouring._loop import LoopCore
 from aiouring._pipe import PipeMixin
 from aiouring._poll import PollMixin
 from aiouring._sock import SockMixin
-from aiouring._threads import ThreadMixin
 from aiouring.network import NetworkMixin
 from aiouring.process import ProcessMixin
 from aiouring.sendfile import SendfileMixin
@@ -38,7 +37,6 @@ class Loop(
     SignalMixin,
     PollMixin,
     PipeMixin,
-    ThreadMixin,
     LoopCore,
     asyncio.BaseEventLoop,
 ):
