@@ -211,6 +211,8 @@ cdef class CopyBlocks(Operation):
                 memset(self.memory + <size_t>index * self.block_bytes + one.filled, 0, self.padded(one.filled) - one.filled)
         if self.digest is not None:
             self.digest_next()
+            if not self.going_on():
+                return 0
         if one.filled:
             return self.write_block(index)
         one.state = WRITTEN
@@ -259,8 +261,13 @@ cdef class CopyBlocks(Operation):
         for index in range(self.depth):
             one = &self.blocks[index]
             if one.state != FREE and one.number == self.blocks_digested and one.whole:
-                future = self.loop.run_in_executor(None, self._digest_block, index)
+                # From here on: what is called is Python code, where a signal's handler may cancel the copy, and a thread has its memory then.
                 self.digest_busy = True
+                try:
+                    future = self.loop.run_in_executor(None, self._digest_block, index)
+                except BaseException:
+                    self.digest_busy = False
+                    raise
                 future.add_done_callback(self._block_digested)
                 return 0
         return 0

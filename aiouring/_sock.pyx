@@ -561,7 +561,8 @@ cdef class SendTo(SendOperation):
         cdef bytes raw
         self.resolving = None
         if future.cancelled():
-            self.again()
+            # Nothing is sent, least of all without the address: a connected socket has another peer.
+            self.fail(RuntimeError(f"the loop's executor was shut down while it looked up {self.destination[0]!r}"))
             return
         if future.exception() is not None:
             self.fail(future.exception())

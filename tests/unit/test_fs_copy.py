@@ -12,6 +12,8 @@ import os
 import random
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -612,3 +614,36 @@ async def test_a_folder_of_many_entries(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError):
         async for _ in fs.scandir(tmp_path / "1"):
             pass
+
+
+INTERRUPTED = """if True:
+    import asyncio, os, signal, sys, aiouring
+    from aiouring import copying
+
+    async def main():
+        await asyncio.to_thread(int)
+        pool = asyncio.get_running_loop()._default_executor
+        adjust = pool._adjust_thread_count
+
+        def interrupt():                            # what submit() does last: Runner's handler cancels the task there
+            pool._adjust_thread_count = adjust
+            signal.raise_signal(signal.SIGINT)
+            adjust()
+
+        src, dst = os.open(sys.argv[1], os.O_RDONLY), os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+        pool._adjust_thread_count = interrupt
+        await copying.copy_contents(src, dst, src=sys.argv[1], dst=sys.argv[2], size=5000, sparse=False, digest=lambda block: print(len(block)))
+
+    try:
+        with asyncio.Runner(loop_factory=aiouring.new_event_loop) as runner:
+            runner.run(main())
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_interrupted_while_a_thread_is_given_a_block(tmp_path: Path) -> None:
+    """The thread has the copy's memory then, which stays until it is through."""
+    (tmp_path / "src").write_bytes(b"x" * 5000)
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, tmp_path / "src", tmp_path / "dst"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5000\ninterrupted\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import random
 import select
@@ -132,6 +133,34 @@ def test_sendto_resolves_in_the_executor_and_can_be_cancelled_there(
             right.recv(10)
 
     loop.run_until_complete(main())
+
+
+def test_sendto_whose_look_up_nobody_does_sends_nothing(loop: asyncio.AbstractEventLoop, datagrams: Pair) -> None:
+    """Without an address it would go to the peer that the socket is connected to."""
+    left, right = datagrams
+    release = threading.Event()
+
+    async def main(other: socket.socket) -> None:
+        left.connect(other.getsockname())
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        loop.set_default_executor(pool)
+        pool.submit(release.wait)
+        task = await started(loop.sock_sendto(left, b"x", ("localhost", right.getsockname()[1])))
+        pool.shutdown(wait=False, cancel_futures=True)
+        with pytest.raises(RuntimeError, match="shut down while it looked up 'localhost'"):
+            await task
+        await loop.sock_sendall(left, b"the next one")
+        assert await loop.sock_recv(other, 100) == b"the next one"
+        with pytest.raises(BlockingIOError):
+            right.recv(10)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        other.setblocking(False)
+        try:
+            loop.run_until_complete(main(other))
+        finally:
+            release.set()
 
 
 def test_accept_gives_sockets_as_asyncio_does(loop: asyncio.AbstractEventLoop, descriptors: None, tmp_path: Path) -> None:
